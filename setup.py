@@ -1,0 +1,60 @@
+"""Packaging of medmt5: `pip install medmt5` labels text, `medmt5[train]` also builds corpora and trains."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "medmt5/__init__.py").read_text(encoding="utf-8")).group(1)
+
+# What labelling, and training from a token store that exists, need. No TensorFlow here.
+CORE = [
+    "absl-py>=2.1",
+    "array_record>=0.8",
+    "flax>=0.12,<0.13",
+    "gin-config>=0.5,<0.6",
+    "grain>=0.2.12,<0.3",
+    "jax>=0.10,<0.13",
+    "jinja2>=3.1",
+    "matplotlib>=3.9",
+    "numpy>=2.0",
+    "optax>=0.2.5,<0.3",
+    "orbax-checkpoint>=0.11.20,<0.13",
+    "rich>=13",
+    # 0.2.3 breaks on protobuf 6 when apache-beam (an extra of TFDS and seqio) is installed beside it.
+    "sentencepiece>=0.2.1,<0.2.3",
+    "tensorboardX>=2.6",
+]
+# What making corpora, data sets and token stores needs.
+TRAIN = [
+    "datatrove>=0.6,<0.11",
+    "lxml>=5.3",
+    "orjson>=3.10",
+    "seqio==0.0.20",
+    "tensorflow>=2.19,<2.22",
+    "tensorflow-datasets>=4.9.9,<4.10",
+    "zstandard>=0.23",
+]
+TEST = [
+    "hypothesis>=6.100",
+    "mypy>=1.15",
+    "pytest>=8.3",
+    "ruff>=0.12",
+    "seqeval==1.2.2",
+]
+
+setup(
+    name="medmt5",
+    version=VERSION,
+    description="Medical mT5: multilingual text-to-text models for medicine, from raw text to labelled text, on JAX",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["medmt5", "medmt5.*"]),
+    package_data={"medmt5": ["languages/*.toml", "sample/*.toml", "evaluation/*.html.j2", "py.typed"]},
+    install_requires=CORE,
+    extras_require={"train": TRAIN, "test": TRAIN + TEST},
+    entry_points={"console_scripts": ["medmt5 = medmt5.cli:main"]},
+)
