@@ -1,0 +1,278 @@
+"""mT5: encoder and decoder stacks, scanned over layers; encoding, teacher-forced decoding and one-token cached decoding.
+
+The model ends at the decoder's last hidden states. Logits over 250,112 rows are the loss's and the search's business: both take the
+output kernel, `output_kernel(params)` [embed, vocab], and never hold more of the logits than they must. Layers are stacked on axis 0 of
+their parameters whether they are scanned or unrolled, so `scan_layers` changes speed, never a checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from medmt5.model.attention import Attention, KeyValues
+from medmt5.model.layers import GatedMLP, Kernel, RelativePositionBias, RMSNorm, dropout, named
+
+REMAT_POLICIES = {
+    "none": None,
+    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MT5Config:
+    """The shape of an mT5 and how it computes.
+
+    `vocab_size` counts rows of the embedding and output matrices (250,112 for the public mT5), not pieces. `remat_policy` is what the
+    backward pass recomputes: "none", "minimal" (all but the matrix products) or "full".
+    """
+
+    vocab_size: int
+    emb_dim: int
+    num_heads: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    head_dim: int
+    mlp_dim: int
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+    scan_layers: bool = True
+    remat_policy: str = "none"
+
+    def __post_init__(self):
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"MT5Config.dtype is the compute type, 'float32' or 'bfloat16', not {self.dtype!r}")
+        if self.remat_policy not in REMAT_POLICIES:
+            raise ValueError(f"MT5Config.remat_policy must be one of {list(REMAT_POLICIES)}, not {self.remat_policy!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+class EncoderLayer(nn.Module):
+    config: MT5Config
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, bias: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
+        y = RMSNorm(dtype, name="pre_attention_layer_norm")(x)
+        y, _ = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, name="attention")(
+            y, y, mask=mask, bias=bias, deterministic=self.deterministic
+        )
+        x = x + dropout(c.dropout_rate)(y, self.deterministic)
+        y = RMSNorm(dtype, name="pre_mlp_layer_norm")(x)
+        y = GatedMLP(c.mlp_dim, c.dropout_rate, dtype, name="mlp")(y, self.deterministic)
+        return x + dropout(c.dropout_rate)(y, self.deterministic), None
+
+
+class DecoderLayer(nn.Module):
+    config: MT5Config
+    deterministic: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        layered: tuple[KeyValues, KeyValues] | None,
+        bias: jax.Array,
+        mask: jax.Array,
+        encoded: jax.Array | None,
+        encoded_mask: jax.Array,
+        cache_index: jax.Array | None,
+    ) -> tuple[jax.Array, KeyValues | None]:
+        """`layered` is this layer's (self-attention cache, cross-attention keys and values) when decoding with a cache."""
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        cache, cross = layered if layered is not None else (None, None)
+        x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
+        y = RMSNorm(dtype, name="pre_self_attention_layer_norm")(x)
+        y, cache = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, name="self_attention")(
+            y, y, mask=mask, bias=bias, deterministic=self.deterministic, cache=cache, cache_index=cache_index
+        )
+        x = x + dropout(c.dropout_rate)(y, self.deterministic)
+        y = RMSNorm(dtype, name="pre_cross_attention_layer_norm")(x)
+        y, _ = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, name="encoder_decoder_attention")(
+            y, encoded, mask=encoded_mask, bias=None, deterministic=self.deterministic, cross=cross
+        )
+        x = x + dropout(c.dropout_rate)(y, self.deterministic)
+        y = RMSNorm(dtype, name="pre_mlp_layer_norm")(x)
+        y = GatedMLP(c.mlp_dim, c.dropout_rate, dtype, name="mlp")(y, self.deterministic)
+        return x + dropout(c.dropout_rate)(y, self.deterministic), cache
+
+
+def _stack(layer: type[nn.Module], config: MT5Config, num_layers: int, in_axes: tuple) -> Any:
+    """Returns `layer` scanned `num_layers` times, its parameters stacked on axis 0 under the logical axis `layers`."""
+    if config.remat_policy != "none":
+        layer = nn.remat(layer, policy=REMAT_POLICIES[config.remat_policy], prevent_cse=False)
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=in_axes,
+        length=num_layers,
+        unroll=1 if config.scan_layers else num_layers,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+
+
+class Encoder(nn.Module):
+    config: MT5Config
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
+        """Embedded tokens [batch, inputs, embed] and mask [batch, 1, 1 or inputs, inputs] -> [batch, inputs, embed]."""
+        c = self.config
+        positions = jnp.arange(x.shape[1])
+        bias = RelativePositionBias(c.num_heads, bidirectional=True, name="relpos_bias")(positions, positions)
+        layers = _stack(EncoderLayer, c, c.num_encoder_layers, (nn.broadcast, nn.broadcast))
+        x = dropout(c.dropout_rate)(x, deterministic)
+        x, _ = layers(c, deterministic, name="layers")(x, bias, mask)
+        x = RMSNorm(jnp.dtype(c.dtype), name="encoder_norm")(x)
+        return nn.Dropout(c.dropout_rate)(x, deterministic)
+
+
+class Decoder(nn.Module):
+    config: MT5Config
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        mask: jax.Array,
+        encoded: jax.Array | None,
+        encoded_mask: jax.Array,
+        deterministic: bool,
+        layered: tuple[KeyValues, KeyValues] | None = None,
+        cache_index: jax.Array | None = None,
+    ) -> tuple[jax.Array, KeyValues | None]:
+        """Embedded tokens [batch, targets, embed] -> last hidden states of that shape, and the updated cache."""
+        c = self.config
+        if layered is None:
+            queries = keys = jnp.arange(x.shape[1])
+        else:
+            queries, keys = cache_index + jnp.arange(x.shape[1]), jnp.arange(layered[0].keys.shape[2])
+        bias = RelativePositionBias(c.num_heads, bidirectional=False, name="relpos_bias")(queries, keys)
+        layers = _stack(DecoderLayer, c, c.num_decoder_layers, (0, *[nn.broadcast] * 5))
+        x = dropout(c.dropout_rate)(x, deterministic)
+        x, cache = layers(c, deterministic, name="layers")(
+            x, layered, bias, mask, encoded, encoded_mask, cache_index
+        )
+        x = RMSNorm(jnp.dtype(c.dtype), name="decoder_norm")(x)
+        x = dropout(c.dropout_rate)(x, deterministic)
+        if self.is_initializing():  # used through output_kernel(); made here so that it belongs to the decoder, as in T5X
+            initializer = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+            Kernel(c.vocab_size, ("embed", "vocab"), initializer, name="logits_dense")(x)
+        return x, cache
+
+
+class Embedding(nn.Module):
+    vocab_size: int
+    emb_dim: int
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Looks up [batch, length] int32 -> [batch, length, embed]: a gather, never a one-hot product."""
+        table = self.param("embedding", named(nn.initializers.normal(1.0), "vocab", "embed"), (self.vocab_size, self.emb_dim))
+        return jnp.take(table, tokens, axis=0)
+
+
+class MT5(nn.Module):
+    """The model. `__call__` is teacher forcing; `encode` and `decode_step` are for search."""
+
+    config: MT5Config
+
+    def setup(self):
+        self.token_embedder = Embedding(self.config.vocab_size, self.config.emb_dim)
+        self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config)
+
+    def __call__(self, batch: dict[str, jax.Array], *, deterministic: bool = True) -> jax.Array:
+        """Returns the decoder's last hidden states, [batch, targets, embed] in the compute dtype, for a `medmt5.batch` batch."""
+        inputs, targets = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
+        encoded = self.encode(inputs, batch.get("encoder_segment_ids"), deterministic=deterministic)
+        causal = jnp.tril(jnp.ones((targets.shape[1], targets.shape[1]), bool))[None, None]
+        cross = (inputs > 0)[:, None, None, :]
+        if "decoder_segment_ids" in batch:
+            decoder_segments = batch["decoder_segment_ids"]
+            causal = causal & _same_segment(decoder_segments, decoder_segments)
+            cross = cross & _same_segment(decoder_segments, batch["encoder_segment_ids"])
+        hidden, _ = self.decoder(
+            self._embed(targets), mask=causal, encoded=encoded, encoded_mask=cross, deterministic=deterministic
+        )
+        return hidden
+
+    def encode(
+        self, tokens: jax.Array, segment_ids: jax.Array | None = None, *, deterministic: bool = True
+    ) -> jax.Array:
+        """Returns [batch, inputs, embed] for tokens [batch, inputs] int32, 0 = padding."""
+        mask = (tokens > 0)[:, None, None, :]
+        if segment_ids is not None:
+            mask = mask & _same_segment(segment_ids, segment_ids)
+        return self.encoder(self._embed(tokens), mask, deterministic)
+
+    def decode_step(
+        self, tokens: jax.Array, cache: KeyValues, cross: KeyValues, encoded_mask: jax.Array, index: jax.Array
+    ) -> tuple[jax.Array, KeyValues]:
+        """Feeds one token a row and returns (hidden [rows, embed], cache with slot `index` filled).
+
+        Args:
+          tokens: [rows] int32, the token of position `index`.
+          cache: [layers, rows, slots, heads, head_dim]; `empty_cache` makes one.
+          cross: [layers, rows, inputs, heads, head_dim] by `cross_keys_values`.
+          encoded_mask: [rows, inputs] bool.
+          index: int32 scalar.
+        """
+        visible = (jnp.arange(cache.keys.shape[2]) <= index)[None, None, None, :]
+        hidden, cache = self.decoder(
+            self._embed(tokens[:, None]),
+            mask=visible,
+            encoded=None,
+            encoded_mask=encoded_mask[:, None, None, :],
+            deterministic=True,
+            layered=(cache, cross),
+            cache_index=index,
+        )
+        return hidden[:, 0], cache
+
+    def _embed(self, tokens: jax.Array) -> jax.Array:
+        return self.token_embedder(tokens).astype(self.config.dtype)
+
+
+def _same_segment(queries: jax.Array, keys: jax.Array) -> jax.Array:
+    return (queries[:, :, None] == keys[:, None, :])[:, None]
+
+
+def output_kernel(params: Any) -> jax.Array:
+    """Returns the matrix [embed, vocab] float32 that turns hidden states into logits (untied, unscaled)."""
+    return params["decoder"]["logits_dense"]["kernel"]
+
+
+def cross_keys_values(config: MT5Config, params: Any, encoded: jax.Array) -> KeyValues:
+    """Projects `encoded` [batch, inputs, embed] once for all decoder layers: [layers, batch, inputs, heads, head_dim]."""
+    attention = params["decoder"]["layers"]["encoder_decoder_attention"]
+
+    def project(kernel):
+        y = jnp.einsum("bse,lej->lbsj", encoded, kernel.astype(encoded.dtype))
+        return y.reshape(*y.shape[:-1], config.num_heads, config.head_dim)
+
+    return KeyValues(project(attention["key"]["kernel"]), project(attention["value"]["kernel"]))
+
+
+def empty_cache(config: MT5Config, rows: int, slots: int) -> KeyValues:
+    """Returns the zero self-attention cache [layers, rows, slots, heads, head_dim] in the compute dtype."""
+    shape = (config.num_decoder_layers, rows, slots, config.num_heads, config.head_dim)
+    return KeyValues(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+
+
+def init_params(config: MT5Config, rng: jax.Array) -> Any:
+    """Returns freshly drawn parameters, float32, each boxed with its logical axes (T5X's initialisers)."""
+    tokens = jnp.ones((1, 2), jnp.int32)
+    batch = {"encoder_input_tokens": tokens, "decoder_input_tokens": tokens}
+    return MT5(config).init({"params": rng}, batch)["params"]

@@ -1,0 +1,1 @@
+"""Losses, optimizers, the train step and the loop."""

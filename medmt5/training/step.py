@@ -1,0 +1,186 @@
+"""The train step: a pure function (state, batch) -> (state, metrics), and the state it carries.
+
+Loss, gradients and counts are summed over microbatches before anything is divided, so microbatches and sharding change nothing but rounding.
+Randomness is `fold_in(key(seed), step)`: a step does not know whether the run was ever interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jax.sharding import Mesh, NamedSharding
+
+from medmt5 import partitioning
+from medmt5.errors import InputError
+from medmt5.model import mt5
+from medmt5.training import losses, optimizers
+
+State = Any
+Batch = dict[str, jax.Array]
+
+
+class TrainState(struct.PyTreeNode):
+    """step: int32 scalar; params: float32 tree as `mt5.init_params` (unboxed); opt_state: optax's."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is minimised: mean cross-entropy a target token, plus z_loss * logsumexp^2.
+
+    `loss_normalizing_factor` divides the summed loss: None = the batch's number of weighted target tokens (T5X's NUM_REAL_TARGET_TOKENS), or a number.
+    """
+
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+    loss_normalizing_factor: float | None = None
+
+
+def init_state(config: mt5.MT5Config, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """Returns a state with boxed parameters (axis names) at step 0, drawn from `seed`."""
+    boxed = mt5.init_params(config, jax.random.key(seed))
+    return TrainState(jnp.int32(0), boxed, optimizer.init(nn.unbox(boxed)))
+
+
+def state_shardings(
+    config: mt5.MT5Config, optimizer: optax.GradientTransformation, mesh: Mesh, rules: partitioning.Partitioning
+) -> tuple[TrainState, TrainState]:
+    """Returns (ShapeDtypeStructs, NamedShardings) of the whole state, from shapes alone: nothing is allocated."""
+    boxed = jax.eval_shape(lambda: init_state(config, optimizer, 0))
+    shapes = boxed.replace(params=nn.unbox(boxed.params))
+    param_shardings = partitioning.parameter_shardings(boxed.params, mesh, rules)
+    specs = optimizers.state_specs(
+        shapes.opt_state, jax.tree.map(lambda s: s.spec, param_shardings, is_leaf=_is_sharding), shapes.params
+    )
+    opt_shardings = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+    )
+    return shapes, TrainState(partitioning.replicated(mesh), param_shardings, opt_shardings)
+
+
+def create_state(
+    config: mt5.MT5Config, optimizer: optax.GradientTransformation, seed: int, shardings: TrainState
+) -> TrainState:
+    """Draws a fresh state directly into its shards; the same values on every mesh."""
+
+    def create():
+        state = init_state(config, optimizer, seed)
+        return state.replace(params=nn.unbox(state.params))
+
+    return jax.jit(create, out_shardings=shardings)()
+
+
+def make_train_step(
+    config: mt5.MT5Config,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    *,
+    seed: int,
+    mesh: Mesh,
+    shardings: TrainState,
+    num_microbatches: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the jitted step. The state is donated; metrics are float32 scalars: the sums of `losses.Loss`, `grad_norm`."""
+    model = mt5.MT5(config)
+
+    def loss_fn(params, batch, rng, normalizer):
+        rngs = {"dropout": rng} if config.dropout_rate else None
+        hidden = model.apply({"params": params}, batch, deterministic=rngs is None, rngs=rngs)
+        loss = batch_loss(hidden, params, batch, objective)
+        return loss.total / normalizer, loss
+
+    def train_step(state: TrainState, batch: Batch):
+        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        normalizer = objective.loss_normalizing_factor
+        if normalizer is None:
+            normalizer = jnp.maximum(jnp.sum(batch["decoder_loss_weights"]), 1.0)
+        gradient = jax.grad(loss_fn, has_aux=True)
+        if num_microbatches == 1:
+            gradients, loss = gradient(state.params, batch, rng, normalizer)
+        else:
+            gradients, loss = _accumulate(gradient, state.params, batch, rng, normalizer, num_microbatches)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {**loss._asdict(), "grad_norm": optimizers.global_norm(gradients)}
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    data, everywhere = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
+    return _in_context(
+        jax.jit(train_step, in_shardings=(shardings, data), out_shardings=(shardings, everywhere), donate_argnums=0), mesh
+    )
+
+
+def make_eval_step(
+    config: mt5.MT5Config, objective: Objective, *, mesh: Mesh, shardings: TrainState
+) -> Callable[[Any, Batch], losses.Loss]:
+    """Returns the jitted (params, batch) -> `losses.Loss`, teacher forced, without dropout."""
+    model = mt5.MT5(config)
+
+    def eval_step(params, batch):
+        return batch_loss(model.apply({"params": params}, batch), params, batch, objective)
+
+    data, everywhere = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
+    return _in_context(jax.jit(eval_step, in_shardings=(shardings.params, data), out_shardings=everywhere), mesh)
+
+
+def batch_loss(hidden: jax.Array, params: Any, batch: Batch, objective: Objective) -> losses.Loss:
+    return losses.vocabulary_loss(
+        hidden,
+        mt5.output_kernel(params),
+        batch["decoder_target_tokens"],
+        batch["decoder_loss_weights"],
+        z_loss=objective.z_loss,
+        label_smoothing=objective.label_smoothing,
+    )
+
+
+def check_microbatches(batch_size: int, data_shards: int, num_microbatches: int) -> None:
+    """Raises InputError unless every data shard's rows split into `num_microbatches`."""
+    if batch_size % (data_shards * num_microbatches):
+        raise InputError(
+            f"BATCH_SIZE = {batch_size} is not a multiple of {data_shards} data shards x {num_microbatches} microbatches; "
+            f"set it to a multiple of {data_shards * num_microbatches}"
+        )
+
+
+def _accumulate(gradient, params, batch, rng, normalizer, num_microbatches):
+    # Rows are split with the microbatch index inside, so that each device keeps its own rows.
+    split = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(x.shape[0] // num_microbatches, num_microbatches, *x.shape[1:]), 1, 0), batch
+    )
+
+    def add(sums, microbatch):
+        index, rows = microbatch
+        return jax.tree.map(jnp.add, sums, gradient(params, rows, jax.random.fold_in(rng, index), normalizer)), None
+
+    zero_loss = losses.Loss(*[jnp.float32(0)] * len(losses.Loss._fields))
+    zeros = (jax.tree.map(jnp.zeros_like, params), zero_loss)
+    return jax.lax.scan(add, zeros, (jnp.arange(num_microbatches), split))[0]
+
+
+def _in_context(function, mesh):
+    def call(*args):
+        with partitioning.compute_context(mesh):
+            return function(*args)
+
+    call.lower = lambda *args: _lower(function, mesh, args)  # type: ignore[attr-defined]
+    return call
+
+
+def _lower(function, mesh, args):
+    with partitioning.compute_context(mesh):
+        return function.lower(*args)
+
+
+def _is_sharding(x: Any) -> bool:
+    return isinstance(x, NamedSharding)
