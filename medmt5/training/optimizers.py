@@ -15,7 +15,7 @@ import optax
 from flax import linen as nn
 
 MIN_DIM_SIZE_TO_FACTOR = 128
-_STACKED, _SINGLE = "stacked", "single"
+_STACKS = ("encoder", "decoder")
 
 
 def adafactor(
@@ -51,13 +51,12 @@ def _each_layer(transformation: optax.GradientTransformation) -> optax.GradientT
     )
 
     def kinds(params):
-        return jax.tree_util.tree_map_with_path(lambda path, _: _STACKED if _is_stacked(path) else _SINGLE, params)
+        # One group a stack: encoder and decoder may differ in depth.
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: _names(path)[0] if "layers" in _names(path) else "single", params
+        )
 
-    return optax.partition({_STACKED: mapped, _SINGLE: transformation}, kinds)
-
-
-def _is_stacked(path: tuple) -> bool:
-    return any(getattr(key, "key", None) == "layers" for key in path)
+    return optax.partition({**dict.fromkeys(_STACKS, mapped), "single": transformation}, kinds)
 
 
 def state_specs(opt_state: Any, param_specs: Any, param_shapes: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Orbax checkpoints that are checked when they are read."""
