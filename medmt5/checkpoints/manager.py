@@ -10,18 +10,19 @@ silently wrong weights.
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging
 
 from medmt5.checkpoints.digests import tree_digests
 from medmt5.errors import InputError
 
 PREFIX = "checkpoint"
+logger = logging.getLogger(__name__)
 
 
 class CheckpointManager:
@@ -68,10 +69,10 @@ class CheckpointManager:
                 )
                 _check_digests(restored.state, restored.digests)
             except Exception as error:  # whatever Orbax or TensorStore raise on damage; older steps may be whole
-                logging.error("checkpoint_%d cannot be used: %s", step, _first_line(error))
+                logger.error("checkpoint_%d cannot be used: %s", step, _first_line(error))
                 continue
             if step != steps[0]:
-                logging.error("going on from checkpoint_%d; the steps after it are trained again", step)
+                logger.error("going on from checkpoint_%d; the steps after it are trained again", step)
                 for bad in [s for s in steps if s > step]:
                     self._manager.delete(bad)
             return step, restored.state, restored.data
