@@ -1,0 +1,193 @@
+"""The rules of tagged text as arrays: which tokens may come next when a sentence is copied and its mentions are tagged.
+
+    outside --open--> inside, no word yet --copy words--> inside --close--> outside --EOS, all copied--> done
+
+Words are copied whole and in order. A tag opens outside only, if words are left and its label is permitted for the
+sentence; it closes after at least one whole word, and nothing nests. EOS comes when all is copied and no tag is open;
+then there is only padding. So a step has at most 2 + labels candidates, within a word exactly one, and never none.
+What a hypothesis has done is known from its choices of candidates, not from ids: a piece may share its id with a tag,
+EOS or padding and is still a copied piece.
+
+Works on [batch, beam] hypotheses at once, traceable by jax. What a choice costs is the business of `search`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from medmt5.errors import InputError
+
+PAD_ID, EOS_ID = 0, 1  # T5's, and so every vocabulary of ours
+COPY, END, OPEN = 0, 1, 2  # candidates: the next piece; the closing tag inside, EOS outside; OPEN + l opens label l
+
+
+Array = jax.Array | np.ndarray
+
+
+@struct.dataclass
+class LabelTables:
+    """What the outputs of a batch of sentences are made of.
+
+    source:     [batch, pieces] int32   ids of the sentence's pieces, 0 = padding
+    word_end:   [batch, pieces] bool    the piece is the last of its word
+    num_pieces: [batch]         int32
+    open_ids:   [labels]        int32   the token that opens a label
+    close_ids:  [labels]        int32   the token that closes it
+    permitted:  [batch, labels] bool    the label may be used in the sentence
+    """
+
+    source: Array
+    word_end: Array
+    num_pieces: Array
+    open_ids: Array
+    close_ids: Array
+    permitted: Array
+
+
+@struct.dataclass
+class State:
+    """Where each hypothesis stands; all [batch, beam].
+
+    position: int32  pieces copied
+    label:    int32  the label whose tag is open, -1 outside
+    has_word: bool   the open tag holds a whole word
+    done:     bool   EOS is written
+    """
+
+    position: jax.Array
+    label: jax.Array
+    has_word: jax.Array
+    done: jax.Array
+
+
+def build_tables(
+    sentences: Sequence[Sequence[Sequence[int]]],
+    open_ids: Sequence[int],
+    close_ids: Sequence[int],
+    permitted: np.ndarray | Sequence[bool] | Sequence[Sequence[bool]],
+    num_pieces_padded: int,
+) -> LabelTables:
+    """Returns the tables, in numpy, of sentences given as the piece ids of each word.
+
+    >>> tables = build_tables([[[7, 8], [9]], []], [20], [21], [True], num_pieces_padded=4)
+    >>> tables.source.tolist(), tables.num_pieces.tolist()
+    ([[7, 8, 9, 0], [0, 0, 0, 0]], [3, 0])
+    >>> tables.word_end[0].tolist(), tables.permitted.tolist()
+    ([False, True, True, False], [[True], [True]])
+
+    Args:
+      open_ids, close_ids: one token a label.
+      permitted: [labels] bool for all sentences alike, or [batch, labels].
+      num_pieces_padded: columns of the tables, at least 1; see `buckets.bucket_length`.
+
+    Raises:
+      InputError: no sentence, a word without pieces, or a sentence with more pieces than fit.
+    """
+    if not sentences:
+        raise InputError("label tables need at least one sentence, got none")
+    if len(open_ids) != len(close_ids):
+        raise InputError(f"every label needs one opening and one closing id, got {len(open_ids)} and {len(close_ids)}")
+    shape = (len(sentences), num_pieces_padded)
+    source, word_end = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    num_pieces = np.array([sum(map(len, words)) for words in sentences], np.int32)
+    if num_pieces.max() > num_pieces_padded or num_pieces_padded < 1:
+        raise InputError(
+            f"sentence {num_pieces.argmax()} has {num_pieces.max()} pieces, num_pieces_padded is {num_pieces_padded}; "
+            f"raise it to {max(1, num_pieces.max())} or more"
+        )
+    for row, words in enumerate(sentences):
+        lengths = [len(pieces) for pieces in words]
+        if 0 in lengths:
+            raise InputError(f"word {lengths.index(0)} of sentence {row} has no pieces; encode it as the unknown piece")
+        source[row, : num_pieces[row]] = [piece for pieces in words for piece in pieces]
+        word_end[row, np.cumsum(lengths, dtype=int) - 1] = True
+    return LabelTables(
+        source=source,
+        word_end=word_end,
+        num_pieces=num_pieces,
+        open_ids=np.asarray(open_ids, np.int32),
+        close_ids=np.asarray(close_ids, np.int32),
+        permitted=np.array(np.broadcast_to(np.asarray(permitted, bool), (len(sentences), len(open_ids)))),
+    )
+
+
+def max_steps(tables: LabelTables) -> int:
+    """Returns the tokens of the longest permitted output of the batch: every word in a tag of its own, and EOS.
+
+    >>> [max_steps(build_tables([[[7, 8], [9]]], [20], [21], [permitted], 4)) for permitted in (True, False)]
+    [8, 4]
+    """
+    tags = 2 * np.sum(tables.word_end, axis=1) * np.any(tables.permitted, axis=1)
+    return int(np.max(np.asarray(tables.num_pieces) + tags)) + 1
+
+
+def start(batch: int, beam_size: int = 1) -> State:
+    """Returns the state before the first token."""
+    shape = (batch, beam_size)
+    return State(
+        position=jnp.zeros(shape, jnp.int32),
+        label=jnp.full(shape, -1, jnp.int32),
+        has_word=jnp.zeros(shape, bool),
+        done=jnp.zeros(shape, bool),
+    )
+
+
+def sentence_ids(tables: LabelTables) -> jax.Array:
+    """Returns every id a sentence's outputs can hold, [batch, slots] int32: pieces, EOS, opening tags, closing tags."""
+    tags = jnp.concatenate(
+        [jnp.array([EOS_ID], jnp.int32), jnp.asarray(tables.open_ids), jnp.asarray(tables.close_ids)]
+    )
+    return jnp.concatenate([tables.source, jnp.broadcast_to(tags, (tables.source.shape[0], tags.size))], axis=1)
+
+
+def candidate_slots(tables: LabelTables, state: State) -> jax.Array:
+    """Returns where in `sentence_ids` each candidate stands, [batch, beam, 2 + labels] int32, permitted or not."""
+    num_columns, num_labels = tables.source.shape[1], tables.open_ids.shape[0]
+    copy = jnp.minimum(state.position, num_columns - 1)
+    end = jnp.where(state.label < 0, num_columns, num_columns + 1 + num_labels + state.label)
+    opens = num_columns + 1 + jnp.arange(num_labels, dtype=jnp.int32)
+    return jnp.concatenate(
+        [copy[..., None], end[..., None], jnp.broadcast_to(opens, (*copy.shape, num_labels))], axis=-1
+    )
+
+
+def candidates(tables: LabelTables, state: State) -> tuple[jax.Array, jax.Array]:
+    """Returns (ids int32, allowed bool), both [batch, beam, 2 + labels]; at least one candidate is always allowed.
+
+    A hypothesis that is done may only take `COPY`, whose id is then padding.
+    """
+    num_pieces = jnp.asarray(tables.num_pieces)[:, None]
+    outside = state.label < 0
+    before_piece = state.position < num_pieces
+    within_word = (state.position > 0) & ~_at(tables.word_end, state.position - 1)
+    copy = state.done | before_piece
+    end = ~state.done & ~within_word & jnp.where(outside, ~before_piece, state.has_word)
+    opens = ~state.done & ~within_word & outside & before_piece
+    allowed = jnp.concatenate(
+        [copy[..., None], end[..., None], opens[..., None] & jnp.asarray(tables.permitted)[:, None, :]], axis=-1
+    )
+    ids = jnp.take_along_axis(sentence_ids(tables)[:, None, :], candidate_slots(tables, state), axis=2)
+    return jnp.where(state.done[..., None], PAD_ID, ids), allowed
+
+
+def advance(tables: LabelTables, state: State, choice: jax.Array) -> State:
+    """Returns the state after each hypothesis took candidate `choice` [batch, beam] int32, one of its allowed ones."""
+    copies, ends, opens = (~state.done & taken for taken in (choice == COPY, choice == END, choice >= OPEN))
+    outside = state.label < 0
+    ends_word = copies & _at(tables.word_end, state.position)
+    return State(
+        position=state.position + copies,
+        label=jnp.where(opens, choice - OPEN, jnp.where(ends, -1, state.label)),
+        has_word=~opens & ~ends & (state.has_word | (ends_word & ~outside)),
+        done=state.done | (ends & outside),
+    )
+
+
+def _at(table: Array, position: jax.Array) -> jax.Array:
+    """Looks up [batch, pieces] at [batch, beam], positions clipped to the table."""
+    return jnp.take_along_axis(jnp.asarray(table), position.clip(0, table.shape[1] - 1), axis=1)

@@ -1,0 +1,353 @@
+"""Search returns what exhaustive search returns, and only tagged copies of its sentences, whatever the model.
+
+The toy model hashes every prefix into its cache: two prefixes share nothing, so a cache that is not reordered with its hypotheses
+gives other scores. The reference computes the same hashes in numpy along the enumerated outputs, in float64.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medmt5.decoding import label_automaton, search
+from medmt5.decoding.label_spans import choices_to_spans
+
+VOCAB, FEATURES, LAYERS = 16, 8, 2
+OPEN_IDS, CLOSE_IDS = [12, 14], [13, 15]
+MULTIPLIERS = np.array([[2654435761], [2246822519]], np.uint32)
+MIXERS = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F], np.uint32)
+KERNEL = np.random.default_rng(0).normal(size=(FEATURES, VOCAB)).astype(np.float32)
+
+
+def next_hash(hashes, tokens, step):
+    """[layers, rows] uint32 and [rows] int32 -> [layers, rows] uint32; numpy or jax."""
+    hashes = (hashes ^ (hashes >> 15)) * MULTIPLIERS
+    return hashes + (tokens.astype(np.uint32) + np.uint32(1)) * np.uint32(374761393) + step * np.uint32(668265263)
+
+
+def hidden_of(hashes):
+    """[layers, rows] uint32 -> [rows, features], exact in float32."""
+    mixed = (hashes[..., None] ^ (hashes[..., None] >> 13)) * MIXERS >> 16
+    features = mixed.swapaxes(0, 1).reshape(hashes.shape[1], FEATURES)
+    return features.astype(np.float32) / 32768 - 1
+
+
+def toy_step(cache, tokens, step, dtype=jnp.float32):
+    cache = {"hashes": next_hash(cache["hashes"], tokens, step.astype(jnp.uint32))}
+    return hidden_of(cache["hashes"]).astype(dtype), cache
+
+
+@partial(jax.jit, static_argnames=("beam_size", "num_steps", "scoring", "normalize_length", "step_fn"))
+def run(seeds, tables, kernel=KERNEL, *, beam_size, num_steps, scoring, normalize_length=True, step_fn=toy_step):
+    """Sentence i is labelled by the random model `seeds[i]`."""
+    cache = {"hashes": jnp.repeat(jnp.tile(seeds, (LAYERS, 1)), beam_size, axis=1)}
+    return search.search_labels(
+        step_fn,
+        cache,
+        kernel,
+        tables,
+        beam_size=beam_size,
+        num_steps=num_steps,
+        scoring=scoring,
+        normalize_length=normalize_length,
+    )
+
+
+def write(choices, words):
+    """Returns the ids that choices write."""
+    tokens, pieces, label = [], [piece for word in words for piece in word], None
+    for choice in choices:
+        if choice == 0:
+            tokens.append(pieces.pop(0))
+        elif choice >= 2:
+            label = choice - 2
+            tokens.append(OPEN_IDS[label])
+        else:
+            tokens.append(1 if label is None else CLOSE_IDS[label])
+            label = None
+    return tokens
+
+
+def parse(choices, word_lengths, labels):
+    """Returns the spans of an output, asserting each rule; a third statement of them, one choice at a time."""
+    spans, word, left, opened = [], 0, 0, None  # left: pieces of the current word still to copy
+    for at, choice in enumerate(choices):
+        if choice == 0:
+            assert left or word < len(word_lengths), "copies past the sentence"
+            left = (left or word_lengths[word]) - 1
+            word += left == 0
+            continue
+        assert left == 0, "a tag or the end within a word"
+        if choice >= 2:
+            assert opened is None, "nested"
+            assert word < len(word_lengths), "opens after the last word"
+            assert choice - 2 in labels, "label not permitted"
+            opened = (word, choice - 2)
+        elif opened is not None:
+            assert choice == 1
+            assert word > opened[0], "an empty mention"
+            spans.append((opened[0], word, opened[1]))
+            opened = None
+        else:
+            assert choice == 1
+            assert word == len(word_lengths), "ends too early"
+            assert at == len(choices) - 1, "goes on after the end"
+            return spans
+    raise AssertionError("does not end")
+
+
+def random_sentences(count, rng):
+    """Sentences of 0 to 6 words of 1 to 4 pieces; ids are any: padding, EOS and tags too. And their permitted labels."""
+    sentences = [
+        [rng.integers(0, VOCAB, rng.integers(1, 5)).tolist() for _ in range(rng.integers(0, 7))] for _ in range(count)
+    ]
+    return sentences, rng.random((count, 2)) < 0.6
+
+
+def broken(kernel):
+    kernel = kernel.copy()
+    kernel[:, [0, 5, 13]], kernel[:, [1, 12]], kernel[:, 7] = np.nan, np.inf, -np.inf
+    return kernel
+
+
+@pytest.mark.parametrize("scoring", ["full", "local"])
+@pytest.mark.parametrize("beam_size", [1, 4])
+@pytest.mark.parametrize("kernel", [KERNEL, broken(KERNEL)], ids=["random", "overflowing"])
+def test_every_output_obeys_the_rules_and_copies_its_sentence(scoring, beam_size, kernel):
+    rng = np.random.default_rng(1)
+    sentences, permitted = random_sentences(1024, rng)
+    tables = label_automaton.build_tables(sentences, OPEN_IDS, CLOSE_IDS, permitted, 24)
+    seeds = rng.integers(0, 2**32, len(sentences), np.uint32)
+    found = jax.device_get(run(seeds, tables, kernel, beam_size=beam_size, num_steps=37, scoring=scoring))
+    assert np.all(found.lengths[:, 0] > 0)
+    assert np.array_equal(found.lengths == 0, np.isneginf(found.scores))
+    assert not np.any(np.isnan(found.scores))
+    assert np.all(found.scores[:, :-1] >= found.scores[:, 1:])
+    assert found.decoder_passes == found.lengths.max()
+    for i, words in enumerate(sentences):
+        word_lengths, labels = [len(word) for word in words], np.flatnonzero(permitted[i])
+        outputs = set()
+        for length, tokens, choices in zip(found.lengths[i], found.tokens[i], found.choices[i], strict=True):
+            assert not np.any(tokens[length:])
+            assert np.all(choices[length:] == -1)
+            if length:
+                output = tuple(choices[:length].tolist())
+                spans = parse(output, word_lengths, labels)
+                assert spans == choices_to_spans(choices, word_lengths, num_labels=2)
+                assert tokens[:length].tolist() == write(output, words)
+                copied = tokens[:length][choices[:length] == 0].tolist()
+                assert copied == [piece for word in words for piece in word]
+                outputs.add(output)
+        assert len(outputs) == np.sum(found.lengths[i] > 0), "the hypotheses of a sentence differ"
+
+
+# Word pieces and permitted labels; ids that collide with padding (0), EOS (1) and tags (12 to 15) are meant.
+SENTENCES = [
+    ([], (0, 1)),
+    ([[1]], (0, 1)),
+    ([[0, 13, 12]], (0, 1)),
+    ([[2, 3], [12], [1]], (0, 1)),
+    ([[7], [14, 0], [15], [7]], (0,)),
+    ([[4], [5], [1, 1, 0]], ()),
+]
+MOST_OUTPUTS, MODELS = 41, 40
+SEEDS = np.random.default_rng(2).integers(0, 2**32, (len(SENTENCES), MODELS), np.uint32)
+TABLES = label_automaton.build_tables(
+    [words for words, _ in SENTENCES for _ in range(MODELS)],
+    OPEN_IDS,
+    CLOSE_IDS,
+    [[0 in labels, 1 in labels] for _, labels in SENTENCES for _ in range(MODELS)],
+    6,
+)
+NUM_STEPS = label_automaton.max_steps(TABLES)
+
+
+@dataclasses.dataclass
+class Reference:
+    """All outputs of one sentence, and the log-probability of each choice after each prefix under each model.
+
+    `log_probs[prefix][choice]` is [models] float64.
+    """
+
+    outputs: list[tuple[int, ...]]
+    log_probs: dict[tuple[int, ...], dict[int, np.ndarray]]
+
+    def total(self, choices):
+        return sum(self.log_probs[choices[:t]][choice] for t, choice in enumerate(choices))
+
+
+def make_reference(words, outputs, seeds, scoring):
+    following: dict[tuple[int, ...], set[int]] = {}
+    for output in outputs:
+        for t, choice in enumerate(output):
+            following.setdefault(output[:t], set()).add(choice)
+    hashes, log_probs = {}, {}
+    for prefix in sorted(following, key=len):
+        before = hashes[prefix[:-1]] if prefix else np.tile(seeds, (LAYERS, 1))
+        token = np.full(len(seeds), write(prefix, words)[-1] if prefix else 0, np.int32)
+        hashes[prefix] = next_hash(before, token, np.array([len(prefix)], np.uint32))
+        logits = hidden_of(hashes[prefix]).astype(np.float64) @ KERNEL.astype(np.float64)
+        of_choice = {choice: logits[:, write((*prefix, choice), words)[-1]] for choice in following[prefix]}
+        competing = logits if scoring == "full" else np.stack(list(of_choice.values()), axis=1)
+        normaliser = np.log(np.sum(np.exp(competing), axis=1))
+        log_probs[prefix] = {choice: logit - normaliser for choice, logit in of_choice.items()}
+    return Reference(outputs, log_probs)
+
+
+@pytest.fixture(scope="module", params=["full", "local"])
+def references(request, permitted_outputs):
+    """(scoring, a Reference for each of SENTENCES)."""
+    made = []
+    for (words, labels), seeds in zip(SENTENCES, SEEDS, strict=True):
+        outputs = list(permitted_outputs(tuple(map(len, words)), labels))
+        made.append(make_reference(words, outputs, seeds, request.param))
+    return request.param, made
+
+
+def found_by_model(found):
+    """Yields (sentence number, model number, {choices: score}) of a search over TABLES."""
+    found = jax.device_get(found)
+    for row, (scores, lengths, choices) in enumerate(zip(found.scores, found.lengths, found.choices, strict=True)):
+        outputs = [tuple(c[:length].tolist()) for c, length in zip(choices, lengths, strict=True) if length]
+        assert len(set(outputs)) == len(outputs)
+        yield *divmod(row, MODELS), dict(zip(outputs, scores.tolist(), strict=False))
+
+
+@pytest.mark.parametrize("normalize_length", [True, False])
+def test_a_beam_as_wide_as_the_outputs_ranks_all_of_them_as_brute_force(references, normalize_length):
+    scoring, made = references
+    assert max(len(reference.outputs) for reference in made) == MOST_OUTPUTS
+    found = run(
+        SEEDS.reshape(-1),
+        TABLES,
+        beam_size=MOST_OUTPUTS,
+        num_steps=NUM_STEPS,
+        scoring=scoring,
+        normalize_length=normalize_length,
+    )
+    for sentence, model, scores in found_by_model(found):
+        reference = made[sentence]
+        expected = {
+            output: reference.total(output)[model] / (len(output) if normalize_length else 1)
+            for output in reference.outputs
+        }
+        assert scores.keys() == expected.keys()
+        assert scores == pytest.approx(expected, abs=2e-5)
+        assert list(scores.values()) == sorted(scores.values(), reverse=True)
+        assert expected[next(iter(scores))] == pytest.approx(max(expected.values()), abs=2e-5)
+
+
+def reference_beam(reference, model, beam_size, normalize_length):
+    """Beam search in plain Python: finished and open hypotheses compete at every step. Returns {choices: score}."""
+    beam = {(): 0.0}
+
+    def rank(item):
+        return item[1] / len(item[0]) if normalize_length else item[1]
+
+    while any(prefix in reference.log_probs for prefix in beam):
+        extended = {}
+        for prefix, total in beam.items():
+            if prefix in reference.log_probs:
+                for choice, log_probs in reference.log_probs[prefix].items():
+                    extended[*prefix, choice] = total + log_probs[model]
+            else:
+                extended[prefix] = total
+        beam = dict(sorted(extended.items(), key=rank, reverse=True)[:beam_size])
+    return {prefix: rank((prefix, total)) for prefix, total in beam.items()}
+
+
+@pytest.mark.parametrize("normalize_length", [True, False])
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_greedy_and_narrow_beams_equal_a_plain_python_search(references, beam_size, normalize_length):
+    scoring, made = references
+    found = run(
+        SEEDS.reshape(-1),
+        TABLES,
+        beam_size=beam_size,
+        num_steps=NUM_STEPS,
+        scoring=scoring,
+        normalize_length=normalize_length,
+    )
+    for sentence, model, scores in found_by_model(found):
+        expected = reference_beam(made[sentence], model, beam_size, normalize_length)
+        assert list(scores) == list(expected)
+        assert scores == pytest.approx(expected, abs=2e-5)
+
+
+def test_greedy_takes_the_likeliest_candidate_of_every_step(references):
+    scoring, made = references
+    found = run(SEEDS.reshape(-1), TABLES, beam_size=1, num_steps=NUM_STEPS, scoring=scoring)
+    for sentence, model, scores in found_by_model(found):
+        log_probs, choices = made[sentence].log_probs, ()
+        while choices in log_probs:
+            following = log_probs[choices]
+            choices = (*choices, max(following, key=lambda choice: following[choice][model]))  # noqa: B023
+        assert list(scores) == [choices]
+
+
+def test_the_toy_model_notices_a_cache_that_is_not_reordered(references, monkeypatch):
+    scoring, made = references
+    monkeypatch.setattr(search, "_rows_of_parents", lambda leaf, parent: leaf)
+    found = run.__wrapped__(SEEDS.reshape(-1), TABLES, beam_size=3, num_steps=NUM_STEPS, scoring=scoring)
+    wrong = sum(
+        scores != pytest.approx(reference_beam(made[sentence], model, 3, True), abs=2e-5)
+        for sentence, model, scores in found_by_model(found)
+    )
+    assert wrong > MODELS
+
+
+@pytest.mark.parametrize("scoring", ["full", "local"])
+def test_scores_are_float32_whatever_the_dtype_of_the_model(scoring):
+    def rounded(cache, tokens, step):
+        hidden, cache = toy_step(cache, tokens, step, jnp.bfloat16)
+        return hidden.astype(jnp.float32), cache
+
+    kernel = KERNEL.astype(jnp.bfloat16)
+    arguments = {"beam_size": 3, "num_steps": NUM_STEPS, "scoring": scoring}
+    low = run(SEEDS.reshape(-1), TABLES, kernel, step_fn=partial(toy_step, dtype=jnp.bfloat16), **arguments)
+    high = run(SEEDS.reshape(-1), TABLES, kernel.astype(np.float32), step_fn=rounded, **arguments)
+    assert low.scores.dtype == jnp.float32
+    np.testing.assert_array_equal(low.tokens, high.tokens)
+    np.testing.assert_array_equal(low.scores, high.scores)
+
+
+def test_hypotheses_cut_off_by_num_steps_count_as_none_and_are_refused():
+    words = [[2, 3], [4]]
+    tables = label_automaton.build_tables([words, []], OPEN_IDS, CLOSE_IDS, [True, True], 4)
+    found = run(np.array([1, 2], np.uint32), tables, beam_size=2, num_steps=3, scoring="full")
+    assert np.all(np.isneginf(found.scores[0]))
+    assert found.lengths.tolist() == [[0, 0], [1, 0]]
+    with pytest.raises(ValueError, match="num_steps below max_steps"):
+        choices_to_spans(np.asarray(found.choices[0, 0]), [2, 1], num_labels=2)
+
+
+def test_a_sentence_is_labelled_alike_in_any_batch_and_padding():
+    rng = np.random.default_rng(3)
+    sentences, permitted = random_sentences(32, rng)
+    seeds = rng.integers(0, 2**32, len(sentences), np.uint32)
+    whole = label_automaton.build_tables(sentences, OPEN_IDS, CLOSE_IDS, permitted, 24)
+    half = label_automaton.build_tables(sentences[16:], OPEN_IDS, CLOSE_IDS, permitted[16:], 32)
+    first = run(seeds, whole, beam_size=3, num_steps=37, scoring="full")
+    second = run(seeds[16:], half, beam_size=3, num_steps=48, scoring="full")
+    np.testing.assert_array_equal(first.tokens[16:], second.tokens[..., :37])
+    np.testing.assert_allclose(first.scores[16:], second.scores, rtol=1e-5)
+
+
+def test_misuse_is_refused_with_the_numbers():
+    tables = label_automaton.build_tables([[[2]], [[3]]], OPEN_IDS, CLOSE_IDS, [True, True], 2)
+    with pytest.raises(ValueError, match="2 sentences \\* beam 4 = 8, got \\(2, 2\\)"):
+        search.search_labels(
+            toy_step,
+            {"hashes": jnp.zeros((LAYERS, 2), jnp.uint32)},
+            KERNEL,
+            tables,
+            beam_size=4,
+            num_steps=5,
+            scoring="full",
+            normalize_length=True,
+        )
+    with pytest.raises(ValueError, match="'full' or 'local', not 'global'"):
+        run(np.array([1, 2], np.uint32), tables, beam_size=1, num_steps=5, scoring="global")
