@@ -1,7 +1,7 @@
 """A language: how its words are counted, what good text looks like, and where its raw text comes from.
 
-The files `medmt5/languages/xx.toml` are the only place that knows a language. This module reads and checks them; it opens no data
-(`medmt5.corpus` does) and knows nothing of how text is tokenised.
+The files `medmt5/languages/xx.toml` are the only place that knows a language. This module reads and checks them; it
+opens no data (`medmt5.corpus` does) and knows nothing of how text is tokenised.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Source:
-    """Raw text in one format: `files` is a glob below the data directory; `expected_words` is known for published sets only."""
+    """Raw text in one format: `files` a glob below the data directory, `expected_words` known of published sets."""
 
     name: str
     format: str
