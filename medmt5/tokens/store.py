@@ -1,0 +1,243 @@
+"""The token store: what a task yields, tokenised once, on disk for random access.
+
+A store is a folder (docs/architecture.md): ArrayRecord shards, `lengths.npy`, `gold.jsonl` for labelled sets, and a
+manifest that holds the sha256 of each. It is built beside its place and renamed into it, so that one that is there is
+whole. It does not shuffle, mix or pad: `loader` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import struct
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from medmt5.annotation.example import LabelledExample
+from medmt5.errors import InputError
+from medmt5.tokenizer import Tokenizer
+
+FORMAT = 1
+MANIFEST, LENGTHS, GOLD = "manifest.json", "lengths.npy", "gold.jsonl"
+FEATURES = {"span_corruption": ("targets",), "pairs": ("inputs", "targets")}
+"""Objective -> features of a record, in order."""
+SHARD_TOKENS = 1 << 27  # half a gigabyte before compression
+
+
+class StoreWriter:
+    """Writes one store, as a context manager; the folder appears, or is replaced, when the block ends without an error.
+
+    Args:
+      directory: the store, `TOKEN_STORE/<task>/<split>`.
+      objective: a key of `FEATURES`.
+      tokenizer: what made the ids.
+      preprocessors: the names of the steps that made the examples.
+      source_digest: changes when the raw data does; lets a builder see that a store is stale.
+      shard_tokens: a shard is closed once it holds so many.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        task: str,
+        split: str,
+        objective: str,
+        tokenizer: Tokenizer,
+        preprocessors: Sequence[str] = (),
+        source_digest: str = "",
+        shard_tokens: int = SHARD_TOKENS,
+    ):
+        self.directory = Path(directory)
+        self.features = FEATURES[objective]
+        self._manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "task": task,
+            "split": split,
+            "objective": objective,
+            "features": list(self.features),
+            "vocabulary": {
+                "sha256": tokenizer.sha256,
+                "pieces": tokenizer.num_pieces,
+                "labels": list(tokenizer.labels),
+            },
+            "preprocessors": list(preprocessors),
+            "source_digest": source_digest,
+        }
+        self._shard_tokens = shard_tokens
+        self._lengths: list[tuple[int, ...]] = []
+        self._shards: list[int] = []  # first example of each
+
+    def __enter__(self) -> StoreWriter:
+        # A name of its own: hosts that build the same store at the same time do not meet before the rename.
+        self._building = self.directory.with_name(f".{self.directory.name}.{uuid.uuid4().hex}.part")
+        self._building.mkdir(parents=True)
+        self._gold = (self._building / GOLD).open("w", encoding="utf-8")
+        self._num_gold = 0
+        self._open_shard()
+        return self
+
+    def write(self, example: Mapping[str, Sequence[int] | np.ndarray], gold: LabelledExample | None = None) -> None:
+        """Appends an example: its features' ids, and for labelled sets what it was made of."""
+        arrays = [np.asarray(example[feature], "<i4") for feature in self.features]
+        if self._tokens_in_shard >= self._shard_tokens:
+            self._writer.close()
+            self._open_shard()
+        self._writer.write(b"".join(struct.pack("<I", len(ids)) + ids.tobytes() for ids in arrays))
+        self._tokens_in_shard += sum(map(len, arrays))
+        self._lengths.append(tuple(map(len, arrays)))
+        if gold is not None:
+            self._gold.write(json.dumps(gold.to_json(), ensure_ascii=False) + "\n")
+            self._num_gold += 1
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self._writer.close()
+        self._gold.close()
+        if kind is not None:
+            shutil.rmtree(self._building)
+            return
+        self._finish()
+        self._move_into_place()
+
+    def _open_shard(self) -> None:
+        self._shards.append(len(self._lengths))
+        # One record a group: what random access needs.
+        self._writer = ArrayRecordWriter(str(self._building / f"{len(self._shards) - 1}.part"), "group_size:1")
+        self._tokens_in_shard = 0
+
+    def _finish(self) -> None:
+        if self._num_gold not in (0, len(self._lengths)):
+            raise ValueError(
+                f"{self._num_gold} of {len(self._lengths)} examples have gold annotation; give all or none"
+            )
+        lengths = np.array(self._lengths, np.int32).reshape(-1, len(self.features))
+        np.save(self._building / LENGTHS, lengths)
+        shards = []
+        ends = [*self._shards[1:], len(lengths)]
+        for number, (start, end) in enumerate(zip(self._shards, ends, strict=True)):
+            name = f"data-{number:05d}-of-{len(ends):05d}.array_record"
+            (self._building / f"{number}.part").rename(self._building / name)
+            shards.append({"file": name, "examples": end - start, "sha256": _sha256(self._building / name)})
+        if not self._num_gold:
+            (self._building / GOLD).unlink()
+        totals = lengths.sum(axis=0, dtype=np.int64).tolist()
+        self._manifest |= {
+            "examples": len(lengths),
+            "tokens": dict(zip(self.features, totals, strict=True)),
+            "shards": shards,
+            "lengths_sha256": _sha256(self._building / LENGTHS),
+            "gold_sha256": _sha256(self._building / GOLD) if self._num_gold else None,
+        }
+        self._manifest["digest"] = _digest(self._manifest)
+        (self._building / MANIFEST).write_text(json.dumps(self._manifest, indent=1) + "\n", encoding="utf-8")
+
+    def _move_into_place(self) -> None:
+        old = self._building.with_suffix(".old")
+        if self.directory.exists():
+            self.directory.rename(old)
+        self._building.rename(self.directory)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+class TokenStore:
+    """A store on disk, read only. `store[i]` is {feature: [length] int32}; reading from several threads is safe."""
+
+    def __init__(self, directory: Path):
+        self.directory = Path(directory)
+        self.manifest = self._read_manifest()
+        self.features: tuple[str, ...] = tuple(self.manifest["features"])
+        self.digest: str = self.manifest["digest"]
+
+    def __len__(self) -> int:
+        return self.manifest["examples"]
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        words = np.frombuffer(self._records[i], "<i4")
+        example, start = {}, 0
+        for feature in self.features:
+            end = start + 1 + int(words[start])
+            example[feature] = words[start + 1 : end]
+            start = end
+        return example
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """[examples, features] int32, in the order of `features`."""
+        return np.load(self.directory / LENGTHS, allow_pickle=False, mmap_mode="r" if len(self) else None)
+
+    @cached_property
+    def _records(self) -> ArrayRecordDataSource:
+        return ArrayRecordDataSource([str(self.directory / shard["file"]) for shard in self.manifest["shards"]])
+
+    def check_vocabulary(self, tokenizer: Tokenizer) -> None:
+        """Raises InputError unless the store's ids mean the same to `tokenizer`; more labels at its end change none."""
+        stored = self.manifest["vocabulary"]
+        if stored["sha256"] != tokenizer.sha256:
+            raise InputError(
+                f"{self.directory} was made with another vocabulary (sha256 {stored['sha256'][:12]}…) than "
+                f"{tokenizer.model_file} ({tokenizer.sha256[:12]}…); name the right one, or {self._remake()}"
+            )
+        if tuple(stored["labels"]) != tuple(tokenizer.labels[: len(stored["labels"])]):
+            raise InputError(
+                f"{self.directory} was made for the labels {', '.join(stored['labels'])}, the vocabulary has "
+                f"{', '.join(tokenizer.labels)}; {self._remake()}"
+            )
+
+    def verify(self) -> None:
+        """Reads every file and raises InputError naming the first one that is not as it was written."""
+        expected = {shard["file"]: shard["sha256"] for shard in self.manifest["shards"]}
+        expected |= {LENGTHS: self.manifest["lengths_sha256"]}
+        if self.manifest["gold_sha256"]:
+            expected[GOLD] = self.manifest["gold_sha256"]
+        for name, sha256 in expected.items():
+            path = self.directory / name
+            if not path.is_file():
+                raise InputError(f"{path} is missing; {self._remake()}")
+            if _sha256(path) != sha256:
+                raise InputError(f"{path} is not as it was written (its sha256 differs); {self._remake()}")
+        if _digest(self.manifest) != self.digest:
+            raise InputError(f"{self.directory / MANIFEST} was changed by hand; {self._remake()}")
+
+    def _read_manifest(self) -> dict[str, Any]:
+        path = self.directory / MANIFEST
+        if not path.is_file():
+            raise InputError(f"no token store at {self.directory}; {self._remake()}")
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            version = manifest["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is not the manifest of a token store ({error!r}); {self._remake()}") from error
+        if version != FORMAT:
+            raise InputError(f"{path} has format {version}, this version reads {FORMAT}; {self._remake()}")
+        return manifest
+
+    def _remake(self) -> str:
+        root, task = self.directory.parent.parent, self.directory.parent.name
+        return f"make it again: medmt5 tokens --mixture {task} --token_store {root} …"
+
+
+def read_gold(directory: Path) -> list[LabelledExample]:
+    """Returns the labelled examples of a store, example i of the store being number i."""
+    path = Path(directory) / GOLD
+    if not path.is_file():
+        raise InputError(f"{directory} has no {GOLD}: only stores of sequence labelling hold gold annotation")
+    with path.open(encoding="utf-8") as lines:
+        return [LabelledExample.from_json(json.loads(line)) for line in lines]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
