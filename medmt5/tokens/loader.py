@@ -4,8 +4,7 @@ Everything is random access: the batch of a step is a pure function of (seed, st
 the batches of the run that was never stopped, and the rows of all hosts together are the rows of one. The state of an
 iterator is the number of the next step.
 
-    store -> examples or chunks -> shuffled anew each epoch, endless -> corrupted, each with a random generator of its
-    own
+    store -> examples or chunks -> shuffled anew each epoch, endless -> corrupted, each by its own random generator
           -> mixed by rates -> this host's rows -> batch
 """
 

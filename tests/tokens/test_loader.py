@@ -1,0 +1,214 @@
+"""Batches are a pure function of (seed, step): whole epochs, any number of hosts, any point to resume, rates as asked."""
+
+import itertools
+import logging
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from medmt5 import batch
+from medmt5.errors import InputError
+from medmt5.tokens import loader
+from medmt5.tokens.span_corruption import restore
+from medmt5.tokens.store import StoreWriter, TokenStore
+
+LENGTHS = {"inputs": 16, "targets": 8}
+
+
+def write_pairs(directory, tokenizer, first_id: int, count: int, task: str = "pairs") -> TokenStore:
+    """Example i has inputs [first_id + i, 1]."""
+    with StoreWriter(directory, task=task, split="train", objective="pairs", tokenizer=tokenizer) as writer:
+        for i in range(count):
+            writer.write({"inputs": [first_id + i, 1], "targets": [first_id + i] * (i % 3) + [1]})
+    return TokenStore(directory)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory, tokenizer):
+    return write_pairs(tmp_path_factory.mktemp("s") / "pairs", tokenizer, 1000, 24)
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory, tokenizer):
+    """Tokens 5000, 5001, … in documents of 0 to 40 tokens."""
+    directory = tmp_path_factory.mktemp("s") / "documents"
+    ids = itertools.count(5000)
+    rng = np.random.default_rng(0)
+    with StoreWriter(
+        directory, task="documents", split="train", objective="span_corruption", tokenizer=tokenizer, shard_tokens=300
+    ) as writer:
+        for length in [0, *rng.integers(0, 40, 60), 0]:
+            writer.write({"targets": list(itertools.islice(ids, int(length)))})
+    return TokenStore(directory)
+
+
+@pytest.fixture
+def make(tokenizer):
+    def make(*stores, seed=0, batch_size=8, host=(0, 1), lengths=LENGTHS):
+        return loader.make_batches(
+            stores,
+            feature_lengths=lengths,
+            batch_size=batch_size,
+            seed=seed,
+            sentinel_ids=tokenizer.sentinel_ids,
+            host=host,
+        )
+
+    return make
+
+
+def first_ids(batches, steps) -> list[int]:
+    return [int(row) for step in steps for row in batches[step]["encoder_input_tokens"][:, 0]]
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def texts(batches, steps, tokenizer) -> list[list[int]]:
+    """The chunks that the batches were made of."""
+    return [
+        restore(inputs, targets, tokenizer.sentinel_ids, 1).tolist()
+        for step in steps
+        for inputs, targets in zip(
+            batches[step]["encoder_input_tokens"], batches[step]["decoder_target_tokens"], strict=True
+        )
+    ]
+
+
+def test_a_batch_has_the_shapes_dtypes_and_values_of_the_contract(make, pairs):
+    element = make((pairs, 1))[0]
+    for name, (shape, dtype) in batch.shapes(8, 16, 8).items():
+        assert element[name].shape == shape
+        assert element[name].dtype == dtype
+    for row in range(8):
+        first = int(element["encoder_input_tokens"][row, 0])
+        target = [first] * ((first - 1000) % 3) + [1]
+        assert element["decoder_target_tokens"][row].tolist() == target + [0] * (8 - len(target))
+        assert element["decoder_input_tokens"][row].tolist() == [0, *target] + [0] * (7 - len(target))
+        assert element["decoder_loss_weights"][row].tolist() == [1] * len(target) + [0] * (8 - len(target))
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 5])
+def test_each_example_comes_once_an_epoch_in_a_new_order(make, pairs, epoch):
+    batches = make((pairs, 1))
+    order = first_ids(batches, range(3 * epoch, 3 * epoch + 3))
+    assert sorted(order) == list(range(1000, 1024))
+    assert order != sorted(order)
+    assert order != first_ids(batches, range(3 * epoch + 3, 3 * epoch + 6))
+
+
+def test_each_token_of_the_documents_comes_once_an_epoch(make, documents, tokenizer):
+    chunks = texts(
+        make((documents, 1), batch_size=1), range(-(-documents.manifest["tokens"]["targets"] // 17)), tokenizer
+    )
+    assert {len(chunk) for chunk in chunks[:-1]} >= {17}
+    assert sorted(itertools.chain(*chunks)) == list(range(5000, 5000 + documents.manifest["tokens"]["targets"]))
+    for chunk in chunks:
+        assert chunk == list(range(chunk[0], chunk[0] + len(chunk))), "the text of a chunk is in its order"
+
+
+def test_the_noise_is_new_in_each_epoch(make, documents, tokenizer):
+    batches = make((documents, 1), batch_size=1, lengths={"inputs": 64, "targets": 20})
+    epoch = -(-documents.manifest["tokens"]["targets"] // 71)
+    noise: list[dict[int, list[int]]] = [{}, {}]
+    for step in range(2 * epoch):
+        [text] = texts(batches, [step], tokenizer)
+        noise[step // epoch][text[0]] = batches[step]["encoder_input_tokens"][0].tolist()
+    assert noise[0].keys() == noise[1].keys()
+    assert sum(noise[0][start] == noise[1][start] for start in noise[0]) <= 1
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_rows_of_all_hosts_are_the_batch_of_one(make, pairs, documents, count):
+    stores = [(pairs, 1), (documents, 2)]
+    for step in range(12):
+        whole = make(*stores)[step]
+        parts = [make(*stores, host=(index, count))[step] for index in range(count)]
+        assert same(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
+
+
+@pytest.mark.parametrize("start", [0, 1, 7])
+def test_resuming_at_a_step_is_never_having_stopped(make, pairs, documents, start):
+    batches = make((pairs, 1), (documents, 2))
+    resumed = loader.iterate(make((pairs, 1), (documents, 2)), start)
+    for step in range(start, start + 5):
+        assert same(next(resumed), batches[step])
+    state = resumed.get_state()
+    assert state == {"next_index": start + 5}
+    again = loader.iterate(batches)
+    again.set_state(state)
+    assert same(next(again), next(resumed))
+
+
+def test_two_seeds_differ_and_one_does_not(make, pairs, documents):
+    for store in (pairs, documents):
+        a, b, c = (make((store, 1), seed=seed)[0] for seed in (1, 1, 2))
+        assert same(a, b)
+        assert not same(a, c)
+
+
+@pytest.mark.parametrize("rates", [(400, 60, 1000), (0.1, 0.25, 0.65)])
+def test_rates_are_kept_within_one_percent_over_ten_thousand_draws(make, tmp_path, tokenizer, rates):
+    stores = [write_pairs(tmp_path / str(i), tokenizer, 1000 * (i + 1), 50, f"task{i}") for i in range(3)]
+    drawn = Counter(
+        i // 1000 - 1 for i in first_ids(make(*zip(stores, rates, strict=True), batch_size=100), range(100))
+    )
+    for i, rate in enumerate(rates):
+        assert abs(drawn[i] / 10_000 - rate / sum(rates)) < 0.01
+
+
+def test_a_store_keeps_its_order_in_another_mixture(make, pairs, tmp_path, tokenizer):
+    other = write_pairs(tmp_path / "o", tokenizer, 3000, 10, "other")
+    alone = first_ids(make((pairs, 1)), range(3))
+    mixed = [i for i in first_ids(make((other, 1), (pairs, 1)), range(6)) if i < 3000]
+    assert mixed == alone
+
+
+def test_overlong_pairs_are_left_out_and_counted_aloud(make, tmp_path, tokenizer, caplog):
+    with StoreWriter(tmp_path / "s", task="t", split="train", objective="pairs", tokenizer=tokenizer) as writer:
+        for i, (inputs, targets) in enumerate([(16, 8), (17, 2), (2, 9), (2, 2)]):
+            writer.write({"inputs": [100 + i] * inputs, "targets": [7] * targets})
+    store = TokenStore(tmp_path / "s")
+    with caplog.at_level(logging.WARNING):
+        batches = make((store, 1))
+    assert "t/train: 2 of 4 examples are longer than inputs 16, targets 8 and left out (longest: 17, 9)" in caplog.text
+    assert set(first_ids(batches, range(4))) == {100, 103}
+    assert loader.count_overlong(store, LENGTHS) == 2
+    with pytest.raises(InputError, match="all 4 examples are longer than inputs 1, targets 1"):
+        make((store, 1), lengths={"inputs": 1, "targets": 1})
+
+
+def test_one_short_document_is_enough(make, tmp_path, tokenizer):
+    with StoreWriter(
+        tmp_path / "s", task="t", split="train", objective="span_corruption", tokenizer=tokenizer
+    ) as writer:
+        writer.write({"targets": [300, 301]})
+    assert texts(make((TokenStore(tmp_path / "s"), 1)), [0, 9], tokenizer) == [[300, 301]] * 16
+
+
+def test_wrong_sizes_and_empty_stores_are_input_errors(make, pairs, documents, tmp_path, tokenizer):
+    with pytest.raises(InputError, match="batch size 8 is not a multiple of the 3 hosts"):
+        make((pairs, 1), host=(0, 3))
+    with pytest.raises(InputError, match="no token stores"):
+        make()
+    with pytest.raises(InputError, match="holds no examples"):
+        make((write_pairs(tmp_path / "e", tokenizer, 0, 0), 1))
+    with pytest.raises(InputError, match="set 'targets' to 114"):
+        make((documents, 1), lengths={"inputs": 512, "targets": 113})
+    with pytest.raises(InputError, match="spans, but the vocabulary has 100 sentinels"):
+        make((documents, 1), lengths={"inputs": 4096, "targets": 4096})
+
+
+def test_reading_tokens_loads_no_tensorflow_and_the_store_no_jax():
+    code = "import sys, medmt5.tokens.{}; sys.exit(any(name in sys.modules for name in {}))"
+    # Grain itself imports JAX where it is installed; the other modules of tokens/ do not need it.
+    for module, never in [
+        ("loader", ["tensorflow", "seqio"]),
+        ("store", ["jax", "tensorflow"]),
+        ("span_corruption", ["jax"]),
+    ]:
+        assert subprocess.run([sys.executable, "-c", code.format(module, never)], check=False).returncode == 0, module
