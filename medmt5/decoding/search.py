@@ -129,7 +129,7 @@ def search_labels(
         sums = beams.sums[..., None] + score(hidden.reshape(batch, beam_size, -1), beams.state, allowed)
         beams = beams._replace(lengths=beams.lengths + ~beams.state.done)
         ranks = rank(sums, beams.lengths[..., None])
-        _, best = jax.lax.top_k(ranks.reshape(batch, -1), beam_size)
+        best = _descending(ranks.reshape(batch, -1))[:, :beam_size]
         parent, choice = jnp.divmod(best, ids.shape[-1])
         last, sums = (jnp.take_along_axis(x.reshape(batch, -1), best, axis=1) for x in (ids, sums))
         beams = _of_parents(beams, parent)
@@ -150,8 +150,8 @@ def search_labels(
         open_hypotheses, extend, (jnp.int32(0), _first(batch, beam_size, num_steps), cache)
     )
     finished = beams.state.done & ~jnp.isneginf(beams.sums)
-    scores, order = jax.lax.top_k(jnp.where(finished, rank(beams.sums, beams.lengths), -jnp.inf), beam_size)
-    beams, finished = _of_parents((beams, finished), order)
+    scores = jnp.where(finished, rank(beams.sums, beams.lengths), -jnp.inf)
+    beams, finished, scores = _of_parents((beams, finished, scores), _descending(scores))
     return LabelHypotheses(
         tokens=jnp.where(finished[..., None], beams.tokens, PAD_ID),
         choices=jnp.where(finished[..., None], beams.choices, -1),
@@ -172,6 +172,11 @@ def _first(batch: int, beam_size: int, num_steps: int) -> _Beams:
         sums=jnp.where(live, 0.0, -jnp.inf),
         lengths=jnp.zeros((batch, beam_size), jnp.int32),
     )
+
+
+def _descending(ranks: jax.Array) -> jax.Array:
+    """Returns the order, best first, of [batch, n]. A sort: `top_k` would gather the batch from all devices."""
+    return jnp.argsort(ranks, axis=1, descending=True)
 
 
 def _of_parents(tree: Any, parent: jax.Array) -> Any:

@@ -1,4 +1,4 @@
-"""The rules of tagged text a second time, as an enumeration; it shares nothing with the automaton but the meaning of choices."""
+"""The rules of tagged text a second time, as an enumeration; only the meaning of choices is shared."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def enumerate_outputs(word_lengths: tuple[int, ...], labels: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Yields the choices of every permitted output: either the first word stands alone, or a label holds the first k words."""
+    """Yields the choices of every permitted output: the first word stands alone, or a label holds the first k words."""
     if not word_lengths:
         yield (1,)
         return

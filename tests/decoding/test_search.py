@@ -1,7 +1,7 @@
 """Search returns what exhaustive search returns, and only tagged copies of its sentences, whatever the model.
 
-The toy model hashes every prefix into its cache: two prefixes share nothing, so a cache that is not reordered with its hypotheses
-gives other scores. The reference computes the same hashes in numpy along the enumerated outputs, in float64.
+The toy model hashes every prefix into its cache: two prefixes share nothing, so a cache that is not reordered with its
+hypotheses gives other scores. The reference follows the enumerated outputs with the same hashes, in numpy and float64.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ def toy_step(cache, tokens, step, dtype=jnp.float32):
 
 
 @partial(jax.jit, static_argnames=("beam_size", "num_steps", "scoring", "normalize_length", "step_fn"))
-def run(seeds, tables, kernel=KERNEL, *, beam_size, num_steps, scoring, normalize_length=True, step_fn=toy_step):
+def run(seeds, tables, kernel=KERNEL, *, beam_size, num_steps, scoring, normalize_length, step_fn=toy_step):
     """Sentence i is labelled by the random model `seeds[i]`."""
     cache = {"hashes": jnp.repeat(jnp.tile(seeds, (LAYERS, 1)), beam_size, axis=1)}
     return search.search_labels(
@@ -100,7 +100,7 @@ def parse(choices, word_lengths, labels):
 
 
 def random_sentences(count, rng):
-    """Sentences of 0 to 6 words of 1 to 4 pieces; ids are any: padding, EOS and tags too. And their permitted labels."""
+    """Sentences of 0 to 6 words of 1 to 4 pieces; ids are any, padding, EOS and tags too; and permitted labels."""
     sentences = [
         [rng.integers(0, VOCAB, rng.integers(1, 5)).tolist() for _ in range(rng.integers(0, 7))] for _ in range(count)
     ]
@@ -121,7 +121,9 @@ def test_every_output_obeys_the_rules_and_copies_its_sentence(scoring, beam_size
     sentences, permitted = random_sentences(1024, rng)
     tables = label_automaton.build_tables(sentences, OPEN_IDS, CLOSE_IDS, permitted, 24)
     seeds = rng.integers(0, 2**32, len(sentences), np.uint32)
-    found = jax.device_get(run(seeds, tables, kernel, beam_size=beam_size, num_steps=37, scoring=scoring))
+    found = jax.device_get(
+        run(seeds, tables, kernel, beam_size=beam_size, num_steps=37, scoring=scoring, normalize_length=True)
+    )
     assert np.all(found.lengths[:, 0] > 0)
     assert np.array_equal(found.lengths == 0, np.isneginf(found.scores))
     assert not np.any(np.isnan(found.scores))
@@ -279,19 +281,21 @@ def test_greedy_and_narrow_beams_equal_a_plain_python_search(references, beam_si
 
 def test_greedy_takes_the_likeliest_candidate_of_every_step(references):
     scoring, made = references
-    found = run(SEEDS.reshape(-1), TABLES, beam_size=1, num_steps=NUM_STEPS, scoring=scoring)
+    found = run(SEEDS.reshape(-1), TABLES, beam_size=1, num_steps=NUM_STEPS, scoring=scoring, normalize_length=True)
     for sentence, model, scores in found_by_model(found):
         log_probs, choices = made[sentence].log_probs, ()
         while choices in log_probs:
             following = log_probs[choices]
-            choices = (*choices, max(following, key=lambda choice: following[choice][model]))  # noqa: B023
+            choices = (*choices, max(following, key=lambda choice: following[choice][model]))
         assert list(scores) == [choices]
 
 
 def test_the_toy_model_notices_a_cache_that_is_not_reordered(references, monkeypatch):
     scoring, made = references
     monkeypatch.setattr(search, "_rows_of_parents", lambda leaf, parent: leaf)
-    found = run.__wrapped__(SEEDS.reshape(-1), TABLES, beam_size=3, num_steps=NUM_STEPS, scoring=scoring)
+    found = run.__wrapped__(
+        SEEDS.reshape(-1), TABLES, beam_size=3, num_steps=NUM_STEPS, scoring=scoring, normalize_length=True
+    )
     wrong = sum(
         scores != pytest.approx(reference_beam(made[sentence], model, 3, True), abs=2e-5)
         for sentence, model, scores in found_by_model(found)
@@ -306,7 +310,7 @@ def test_scores_are_float32_whatever_the_dtype_of_the_model(scoring):
         return hidden.astype(jnp.float32), cache
 
     kernel = KERNEL.astype(jnp.bfloat16)
-    arguments = {"beam_size": 3, "num_steps": NUM_STEPS, "scoring": scoring}
+    arguments = {"beam_size": 3, "num_steps": NUM_STEPS, "scoring": scoring, "normalize_length": True}
     low = run(SEEDS.reshape(-1), TABLES, kernel, step_fn=partial(toy_step, dtype=jnp.bfloat16), **arguments)
     high = run(SEEDS.reshape(-1), TABLES, kernel.astype(np.float32), step_fn=rounded, **arguments)
     assert low.scores.dtype == jnp.float32
@@ -317,7 +321,7 @@ def test_scores_are_float32_whatever_the_dtype_of_the_model(scoring):
 def test_hypotheses_cut_off_by_num_steps_count_as_none_and_are_refused():
     words = [[2, 3], [4]]
     tables = label_automaton.build_tables([words, []], OPEN_IDS, CLOSE_IDS, [True, True], 4)
-    found = run(np.array([1, 2], np.uint32), tables, beam_size=2, num_steps=3, scoring="full")
+    found = run(np.array([1, 2], np.uint32), tables, beam_size=2, num_steps=3, scoring="full", normalize_length=False)
     assert np.all(np.isneginf(found.scores[0]))
     assert found.lengths.tolist() == [[0, 0], [1, 0]]
     with pytest.raises(ValueError, match="num_steps below max_steps"):
@@ -330,8 +334,8 @@ def test_a_sentence_is_labelled_alike_in_any_batch_and_padding():
     seeds = rng.integers(0, 2**32, len(sentences), np.uint32)
     whole = label_automaton.build_tables(sentences, OPEN_IDS, CLOSE_IDS, permitted, 24)
     half = label_automaton.build_tables(sentences[16:], OPEN_IDS, CLOSE_IDS, permitted[16:], 32)
-    first = run(seeds, whole, beam_size=3, num_steps=37, scoring="full")
-    second = run(seeds[16:], half, beam_size=3, num_steps=48, scoring="full")
+    first = run(seeds, whole, beam_size=3, num_steps=37, scoring="full", normalize_length=True)
+    second = run(seeds[16:], half, beam_size=3, num_steps=48, scoring="full", normalize_length=True)
     np.testing.assert_array_equal(first.tokens[16:], second.tokens[..., :37])
     np.testing.assert_allclose(first.scores[16:], second.scores, rtol=1e-5)
 
@@ -350,4 +354,4 @@ def test_misuse_is_refused_with_the_numbers():
             normalize_length=True,
         )
     with pytest.raises(ValueError, match="'full' or 'local', not 'global'"):
-        run(np.array([1, 2], np.uint32), tables, beam_size=1, num_steps=5, scoring="global")
+        run(np.array([1, 2], np.uint32), tables, beam_size=1, num_steps=5, scoring="global", normalize_length=True)
