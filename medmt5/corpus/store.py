@@ -1,0 +1,57 @@
+"""Reading a corpus that `medmt5.corpus.build` made: `<lang>/<source>-00000.jsonl.zst` and `manifest.json`."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from medmt5.errors import InputError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+def read_manifest(directory: str | Path) -> dict[str, Any]:
+    """Returns the manifest of a corpus: documents, words and drops a language and source, and the shards."""
+    path = Path(directory) / MANIFEST
+    if not path.is_file():
+        raise InputError(f"no corpus in {directory}: it has no {MANIFEST}; make one: medmt5 corpus --help")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}; make the corpus again") from error
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{path}: format must be {FORMAT}, not {manifest.get('format')!r}; make the corpus again")
+    return manifest
+
+
+def read_corpus(directory: str | Path, lang: str) -> Iterator[dict[str, Any]]:
+    """Yields the documents of a language, `{"id", "text", "lang", "source", "meta"}`, in the order of the manifest."""
+    manifest = read_manifest(directory)
+    if lang not in manifest["languages"]:
+        raise InputError(f"no language {lang!r} in the corpus {directory}: it has {', '.join(manifest['languages'])}")
+    for shard in manifest["shards"]:
+        if shard["file"].startswith(f"{lang}/"):
+            yield from _read_shard(Path(directory) / shard["file"])
+
+
+def _read_shard(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with (
+            path.open("rb") as file,
+            zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream,
+        ):
+            for line in io.TextIOWrapper(stream, encoding="utf-8"):
+                yield json.loads(line)
+    except (OSError, ValueError, zstandard.ZstdError) as error:
+        raise InputError(f"{path}: cannot be read: {error}; make the corpus again") from error
+
+
+def corpus_languages(directory: str | Path) -> tuple[str, ...]:
+    """Returns the codes of the languages in a corpus."""
+    return tuple(read_manifest(directory)["languages"])
