@@ -20,7 +20,7 @@ ABBREVIATIONS = {
     "fr": "c.-à-d chap env ex mme mmes mlle mgr n° no p.ex pr tél",
     "it": "avv cap cfr dott dott.ssa es ing p.es pag pagg prof.ssa sig sig.ra sigg tab tel",
 }
-# Closing signs belong to the sentence that ends, opening ones to the next. Possessive (++): lines of dots take linear time.
+# Closing signs belong to the sentence that ends, opening ones to the next. Possessive (++), or dotted lines take long.
 BOUNDARY = re.compile(r"""(?<![.!?…])(?P<mark>[.!?…]++)["'”’»)\]]*+(?P<gap>\s++)(?=["'“‘«(\[¿¡]*+(?P<next>\w))""")
 LAST_WORD = re.compile(r"[^\s(\[«“\"'’]*$")
 # Looking no further back keeps long lines fast; no abbreviation is longer.
