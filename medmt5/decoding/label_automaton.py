@@ -55,7 +55,7 @@ class State:
 
     position: int32  pieces copied
     label:    int32  the label whose tag is open, -1 outside
-    has_word: bool   the open tag holds a whole word
+    has_word: bool   pieces were copied since the last tag opened; between words that means whole words
     done:     bool   EOS is written
     """
 
@@ -164,7 +164,8 @@ def candidates(tables: LabelTables, state: State) -> tuple[jax.Array, jax.Array]
     num_pieces = jnp.asarray(tables.num_pieces)[:, None]
     outside = state.label < 0
     before_piece = state.position < num_pieces
-    within_word = (state.position > 0) & ~_at(tables.word_end, state.position - 1)
+    copied = (state.position - 1).clip(0)  # the piece copied last
+    within_word = (state.position > 0) & ~jnp.take_along_axis(jnp.asarray(tables.word_end), copied, axis=1)
     copy = state.done | before_piece
     end = ~state.done & ~within_word & jnp.where(outside, ~before_piece, state.has_word)
     opens = ~state.done & ~within_word & outside & before_piece
@@ -175,19 +176,12 @@ def candidates(tables: LabelTables, state: State) -> tuple[jax.Array, jax.Array]
     return jnp.where(state.done[..., None], PAD_ID, ids), allowed
 
 
-def advance(tables: LabelTables, state: State, choice: jax.Array) -> State:
+def advance(state: State, choice: jax.Array) -> State:
     """Returns the state after each hypothesis took candidate `choice` [batch, beam] int32, one of its allowed ones."""
     copies, ends, opens = (~state.done & taken for taken in (choice == COPY, choice == END, choice >= OPEN))
-    outside = state.label < 0
-    ends_word = copies & _at(tables.word_end, state.position)
     return State(
         position=state.position + copies,
         label=jnp.where(opens, choice - OPEN, jnp.where(ends, -1, state.label)),
-        has_word=~opens & ~ends & (state.has_word | (ends_word & ~outside)),
-        done=state.done | (ends & outside),
+        has_word=~opens & (state.has_word | copies),
+        done=state.done | (ends & (state.label < 0)),
     )
-
-
-def _at(table: Array, position: jax.Array) -> jax.Array:
-    """Looks up [batch, pieces] at [batch, beam], positions clipped to the table."""
-    return jnp.take_along_axis(jnp.asarray(table), position.clip(0, table.shape[1] - 1), axis=1)

@@ -135,7 +135,7 @@ def search_labels(
         beams = _of_parents(beams, parent)
         if beam_size > 1:
             cache = jax.tree.map(lambda leaf: _rows_of_parents(leaf, parent), cache)
-        state = advance(tables, beams.state, choice)
+        state = advance(beams.state, choice)
         beams = _Beams(
             state=dataclasses.replace(state, done=state.done | jnp.isneginf(sums)),
             last=last,

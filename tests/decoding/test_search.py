@@ -318,6 +318,14 @@ def test_scores_are_float32_whatever_the_dtype_of_the_model(scoring):
     np.testing.assert_array_equal(low.scores, high.scores)
 
 
+def test_beams_without_a_hypothesis_do_not_keep_the_search_going():
+    tables = label_automaton.build_tables([[[2, 3], [4]]], OPEN_IDS, CLOSE_IDS, [False, False], 4)
+    arguments = {"num_steps": 8, "scoring": "full", "normalize_length": False}
+    found = run(np.array([1], np.uint32), tables, beam_size=16, **arguments)
+    assert int(found.decoder_passes) == 4
+    assert found.lengths.tolist() == [[4] + [0] * 15]
+
+
 def test_hypotheses_cut_off_by_num_steps_count_as_none_and_are_refused():
     words = [[2, 3], [4]]
     tables = label_automaton.build_tables([words, []], OPEN_IDS, CLOSE_IDS, [True, True], 4)
