@@ -22,7 +22,7 @@ INVISIBLE = re.compile(
     r"<!--.*?(?:-->|\Z)|<(ref|math|gallery|timeline|score|imagemap|syntaxhighlight)\b(?:[^<>]*/>|[^<>]*>.*?</\1\s*>)",
     re.DOTALL | re.IGNORECASE,
 )
-TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
+TEMPLATE = re.compile(r"\{\{\{[^{}]*\}\}\}|\{\{[^{}]*\}\}")
 TABLE = re.compile(r"\{\|(?:(?!\{\||\|\}).)*\|\}", re.DOTALL)
 # [[target|shown]], innermost first; a target with a colon is a file, a category or another wiki's page.
 LINK = re.compile(r"\[\[(?P<target>[^\[\]|]*)(?:\|(?P<rest>[^\[\]]*))?\]\]")

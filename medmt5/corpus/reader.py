@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import lzma
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import zstandard
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.readers.base import BaseDiskReader
 from lxml import etree
 
 from medmt5.corpus import clinicaltrials, mediawiki, medline, text
+from medmt5.corpus.compression import open_stream
 from medmt5.corpus.document import Dropped, Format, clean
 from medmt5.errors import InputError
 
@@ -38,15 +36,16 @@ class Reader(BaseDiskReader):
 
     def __init__(self, data_dir: Path, files: Sequence[str], format: str, lang: str, on_file: Callable[[], None]):
         super().__init__(str(data_dir))
-        self.files, self.read_format, self.lang, self.on_file = list(files), FORMATS[format], lang, on_file
+        self.data_dir, self.files = data_dir, list(files)
+        self.read_format, self.lang, self.on_file = FORMATS[format], lang, on_file
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         yield from self.read_files_shard(self.files[rank::world_size])
 
     def read_file(self, filepath: str) -> DocumentsPipeline:
-        path = self.data_folder.resolve_paths(filepath)
+        path = self.data_dir / filepath
         try:
-            with self.data_folder.open(filepath, "rb", compression="infer") as stream:
+            with open_stream(path) as stream:
                 for entry in self.read_format(stream, filepath, self.lang):
                     if isinstance(entry, Dropped):
                         self.stat_update(f"dropped_{entry.reason}")
@@ -56,7 +55,5 @@ class Reader(BaseDiskReader):
                         meta = {key: clean(value) for key, value in entry.meta.items()}
                         yield Document(cleaned, clean(entry.id), metadata=meta)
         except etree.XMLSyntaxError as error:
-            raise InputError(f"{path}:{error.lineno}: not well-formed XML: {error.msg}") from error
-        except (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-            raise InputError(f"{path}: cannot be read, damaged or cut off: {error}") from error
+            raise InputError(f"{path}:{max(error.lineno, 1)}: not well-formed XML: {error.msg}") from error
         self.on_file()

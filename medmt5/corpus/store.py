@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
+from medmt5.corpus.compression import open_stream
 from medmt5.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -41,15 +39,13 @@ def read_corpus(directory: str | Path, lang: str) -> Iterator[dict[str, Any]]:
 
 
 def _read_shard(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with (
-            path.open("rb") as file,
-            zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream,
-        ):
-            for line in io.TextIOWrapper(stream, encoding="utf-8"):
-                yield json.loads(line)
-    except (OSError, ValueError, zstandard.ZstdError) as error:
-        raise InputError(f"{path}: cannot be read: {error}; make the corpus again") from error
+    with open_stream(path) as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                document = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{path}:{number}: not JSON: {error}; make the corpus again") from error
+            yield document
 
 
 def corpus_languages(directory: str | Path) -> tuple[str, ...]:

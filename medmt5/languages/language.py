@@ -26,7 +26,7 @@ class Quality:
     """Thresholds that a document must reach to be kept (`medmt5/corpus/filters.py`); shares are between 0 and 1.
 
     Attributes:
-      stop_words: frequent words of the language, lower case; without any, the language is not checked.
+      stop_words: words, lower case, frequent in the language and rare in others; without any it is not checked.
       min_words: documents with fewer words are dropped.
       min_stop_words: least share of stop words among the words.
       max_repeated_lines: greatest share of non-empty lines that repeat an earlier one.
@@ -35,7 +35,7 @@ class Quality:
 
     stop_words: frozenset[str] = frozenset()
     min_words: int = 10
-    min_stop_words: float = 0.1
+    min_stop_words: float = 0.06
     max_repeated_lines: float = 0.3
     min_letters: float = 0.6
 
