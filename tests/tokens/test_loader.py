@@ -1,4 +1,4 @@
-"""Batches are a pure function of (seed, step): whole epochs, any number of hosts, any point to resume, rates as asked."""
+"""Batches are a pure function of (seed, step): whole epochs, any number of hosts, any point to resume, exact rates."""
 
 import itertools
 import logging

@@ -1,0 +1,102 @@
+"""Token stores of tasks and mixtures: runs a task's cacheable steps once and keeps what they yield.
+
+A store that is there is kept if it would come out the same: same raw data, steps and vocabulary. Training then needs
+neither SeqIO nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import seqio
+
+from medmt5.datasets.sequence_labelling import to_labelled_example
+from medmt5.errors import InputError
+from medmt5.mixtures import get_mixture_or_task
+from medmt5.progress import progress_bar
+from medmt5.tokenizer import ENVIRONMENT_VARIABLE, Tokenizer
+from medmt5.tokens.mixture import Mixture
+from medmt5.tokens.store import StoreWriter, TokenStore
+
+logger = logging.getLogger(__name__)
+
+
+def build_mixture(name: str, root: Path, tokenizer: Tokenizer) -> Mixture:
+    """Builds the stores of a mixture or task that are missing or stale, writes `<name>.mixture.json` and returns it.
+
+    A rate that is a function of the task means "in proportion to size". The stores know sizes exactly, so their number
+    of examples (of tokens, for text) replaces what SeqIO would estimate.
+    """
+    mixture = get_mixture_or_task(name)
+    tasks = mixture.tasks if isinstance(mixture, seqio.Mixture) else [mixture]
+    rates = mixture.rate_per_task_name if isinstance(mixture, seqio.Mixture) else {}
+    sizes = {task.name: build_stores(task, root, tokenizer) for task in tasks}
+    proportional = all(callable(rate) for rate in rates.values())
+    result = Mixture(
+        name, tuple((task.name, float(sizes[task.name] if proportional else mixture.get_rate(task))) for task in tasks)
+    )
+    result.write(root)
+    return result
+
+
+def build_stores(task: seqio.Task, root: Path, tokenizer: Tokenizer) -> int:
+    """Builds the stores of a task's splits that are missing or stale; returns the size of "train".
+
+    The size is what the task weighs in a proportional mixture: examples, or tokens of text. A split without examples
+    has no store, unless it is "train", where that is an error.
+    """
+    in_use = task.output_features["targets"].vocabulary.tokenizer
+    if (in_use.sha256, in_use.labels) != (tokenizer.sha256, tokenizer.labels):
+        raise InputError(
+            f"{ENVIRONMENT_VARIABLE} names {in_use.model_file}, another vocabulary than {tokenizer.model_file}; "
+            "set it to that"
+        )
+    for split in task.splits:
+        directory = root / task.name / split
+        if not _is_current(directory, _facts(task, split), tokenizer):
+            _build_store(task, split, directory, tokenizer)
+    if not (root / task.name / "train").is_dir():
+        raise InputError(f"{task.name} has no examples to train on; look at the raw data, or leave the task out")
+    train = TokenStore(root / task.name / "train")
+    return sum(train.manifest["tokens"].values()) if train.manifest["objective"] == "span_corruption" else len(train)
+
+
+def _facts(task: seqio.Task, split: str) -> dict[str, Any]:
+    """What decides the content of a store, beside the vocabulary."""
+    steps = task.preprocessors[: task._cache_step_idx]
+    return {
+        "task": task.name,
+        "split": split,
+        "preprocessors": [seqio.utils.function_name(step) for step in steps],
+        "source_digest": task.source.digest(),
+    }
+
+
+def _is_current(directory: Path, facts: dict[str, Any], tokenizer: Tokenizer) -> bool:
+    try:
+        store = TokenStore(directory)
+        store.check_vocabulary(tokenizer)
+    except InputError:
+        return False
+    return all(store.manifest[key] == value for key, value in facts.items())
+
+
+def _build_store(task: seqio.Task, split: str, directory: Path, tokenizer: Tokenizer) -> None:
+    dataset = task.preprocess_precache(task.source.get_dataset(split=split, shuffle=False))
+    objective = "pairs" if "inputs" in dataset.element_spec else "span_corruption"
+    labelled = "tags" in dataset.element_spec
+    expected = task.source.num_input_examples(split)
+    with (
+        StoreWriter(directory, objective=objective, tokenizer=tokenizer, **_facts(task, split)) as writer,
+        progress_bar(f"{task.name} {split}", expected) as advance,
+    ):
+        for number, features in enumerate(dataset.as_numpy_iterator()):
+            writer.write(features, to_labelled_example(features) if labelled else None)
+            if number < expected:  # a corpus only knows about how many documents a split has
+                advance(1)
+    if not len(TokenStore(directory)):
+        logger.info("%s has no examples in %s", task.name, split)
+        shutil.rmtree(directory)
