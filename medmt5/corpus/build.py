@@ -214,6 +214,7 @@ def build_language(job: Job, on_file: Callable[[], None] = lambda: None) -> None
             "licence": source.licence,
             "documents": counted.documents,
             "words": counted.words,
+            "expected_words": source.expected_words,
             "dropped": _dropped(steps),
         }
         shard = job.folder / f"{source.name}-00000.jsonl.zst"

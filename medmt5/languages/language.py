@@ -35,14 +35,14 @@ class Quality:
 
     stop_words: frozenset[str] = frozenset()
     min_words: int = 10
-    min_stop_words: float = 0.06
+    min_stop_words: float = 0.05
     max_repeated_lines: float = 0.3
     min_letters: float = 0.6
 
 
 @dataclass(frozen=True)
 class Source:
-    """Raw text in one format: `files` a glob below the data directory, `expected_words` known of published sets."""
+    """Raw text in one format: `files` a glob below the data directory, `expected_words` what a published set has in all."""
 
     name: str
     format: str

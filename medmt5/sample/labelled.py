@@ -9,7 +9,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from medmt5.sample.phrases import LANGUAGES, SPLITS, WORD, Phrases, Sentence
+from medmt5.annotation.words import split_words
+from medmt5.sample.phrases import LANGUAGES, SPLITS, Phrases, Sentence
 
 SENTENCES = {"train": 400, "dev": 60, "test": 100}
 LONG_DOCUMENT_SENTENCES = 60  # about 600 words
@@ -63,10 +64,10 @@ def conll(sentences: list[Sentence]) -> str:
     lines = []
     for i, sentence in enumerate(sentences):
         diseases = [(start, end) for start, end, label in sentence.spans if label == "Disease"]
-        for word in WORD.finditer(sentence.text):
-            inside = next((start for start, end in diseases if start <= word.start() < end), None)
-            tag = "O" if inside is None else "B-Disease" if inside == word.start() else "I-Disease"
-            lines.append(f"{word.group()}\t{tag}")
+        for first, last in split_words(sentence.text):
+            inside = next((start for start, end in diseases if start <= first < end), None)
+            tag = "O" if inside is None else "B-Disease" if inside == first else "I-Disease"
+            lines.append(f"{sentence.text[first:last]}\t{tag}")
         lines += [""] * (3 if i % 50 == 49 else 1)
     return "\n".join(lines) + "\n"
 

@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from medmt5.annotation.words import split_words
+
 FOLDER = Path(__file__).parent
 LANGUAGES = ("en", "es", "fr", "it")
 SPLITS = ("train", "dev", "test")
@@ -25,7 +27,6 @@ LABELS = {"disease": "Disease", "drug": "Drug"}
 # Of ten concepts in a row six are for training, one for development, three for the test: each family of terms has its
 # share.
 SPLIT_OF_TEN = ("train", "test", "train", "dev", "train", "test", "train", "train", "test", "train")
-WORD = re.compile(r"(?:[^\W_]|[\u0300-\u036f])+|\S")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def fold(text: str) -> tuple[str, ...]:
     ('sindrome', 'de', 'guillain', '-', 'barre')
     """
     decomposed = unicodedata.normalize("NFKD", text.casefold())
-    return tuple(WORD.findall("".join(c for c in decomposed if not unicodedata.combining(c))))
+    plain = "".join(c for c in decomposed if not unicodedata.combining(c))
+    return tuple(plain[start:end] for start, end in split_words(plain))
 
 
 def mentions(words: Sequence[str], term: Sequence[str]) -> bool:
