@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "vocabulary",
         _vocabulary,
         "Train a SentencePiece vocabulary on a corpus. (For the real mT5, use its own spiece.model.)",
-        "medmt5 vocabulary --corpus demo/corpus --size 4000 --output demo/spiece.model",
+        "medmt5 vocabulary --corpus demo/corpus --size 3000 --output demo/spiece.model",
     )
     vocabulary.add_argument("--corpus", type=Path, required=True, metavar="DIR")
     vocabulary.add_argument("--size", type=int, required=True, help="pieces, 256 bytes and 100 sentinels included")
@@ -92,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     tokens.add_argument("--vocabulary", type=Path, required=True, metavar="FILE")
     tokens.add_argument("--data_dir", type=Path, metavar="DIR", help="raw labelled data; default: $MEDMT5_DATA_DIR")
     tokens.add_argument("--corpus_dir", type=Path, metavar="DIR", help="what `medmt5 corpus` wrote; default: $MEDMT5_CORPUS_DIR")
+
+    tokens.add_argument("--tfds_data_dir", type=Path, metavar="DIR", help="where TFDS prepares data; default: $TFDS_DATA_DIR")
 
     train = add(
         "train",
@@ -128,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     label.add_argument("--input", type=Path, metavar="FILE", help="a document a line; - for standard input")
     label.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
     label.add_argument("--format", choices=("jsonl", "brat", "html", "text"), default="jsonl", help="default: %(default)s")
+    label.add_argument("--lang", default="en", help="whose abbreviations end no sentence (default: %(default)s)")
     label.add_argument("text", nargs="*", help="documents")
     _add_decoding(label)
 
@@ -171,7 +174,7 @@ def _corpus(args, rest) -> None:
 def _vocabulary(args, rest) -> None:
     from itertools import islice
 
-    from medmt5.corpus.build import corpus_languages, read_corpus
+    from medmt5.corpus.store import corpus_languages, read_corpus
     from medmt5.tokenizer import train_vocabulary
 
     documents = (d for lang in corpus_languages(args.corpus) for d in islice(read_corpus(args.corpus, lang), args.max_documents))
@@ -179,7 +182,13 @@ def _vocabulary(args, rest) -> None:
 
 
 def _tokens(args, rest) -> None:
-    for variable, value in [("MEDMT5_DATA_DIR", args.data_dir), ("MEDMT5_CORPUS_DIR", args.corpus_dir), ("MEDMT5_VOCABULARY", args.vocabulary)]:
+    places = {
+        "MEDMT5_DATA_DIR": args.data_dir,
+        "MEDMT5_CORPUS_DIR": args.corpus_dir,
+        "MEDMT5_VOCABULARY": args.vocabulary,
+        "TFDS_DATA_DIR": args.tfds_data_dir,
+    }
+    for variable, value in places.items():
         if value is not None:
             os.environ[variable] = str(value.absolute())
     from medmt5.tasks.caching import build_mixture
@@ -238,6 +247,7 @@ def _label(args, rest) -> None:
         beam_size=args.beam,
         scoring=args.scoring,
         batch_size=args.batch_size,
+        lang=args.lang,
     )
 
 

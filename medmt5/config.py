@@ -12,6 +12,7 @@ import difflib
 import importlib.util  # noqa: F401  gin 0.5.0 uses it without importing it
 import logging
 import re
+import tokenize
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def _refuse_leftovers(macros: set[str], bindings: Sequence[str]) -> None:
     used = gin.config._OPERATIVE_CONFIG
     problems = []
     for scope, name in gin.config._CONFIG:
-        if (scope, name) in used:
+        # A configurable called in scope a/b takes bindings of "", "a" and "a/b"; a macro's name is a scope too.
+        if any(name == n and (not scope or f"{s}/".startswith(f"{scope}/")) for s, n in used):
             continue
         if name == _MACRO:
             used_macros = sorted(macros & {s for s, n in used if n == _MACRO})
@@ -132,13 +134,12 @@ def _explained(gin_files: Sequence[str]) -> Iterator[None]:
     """Turns gin's exceptions into one line; errors of our own classes keep their words."""
     try:
         yield
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(str(error).split("\n  In call to configurable")[0]) from error  # gin's own addition
+    except tokenize.TokenError as error:
+        raise InputError(f"{', '.join(gin_files)}: {error.args[0]}: a bracket or quote is not closed in a file or a flag") from error
     except (ValueError, TypeError, RuntimeError, SyntaxError, OSError, AttributeError, ImportError) as error:
-        text = " ".join(str(error).split())
-        required = re.search(r"Required bindings for `(.+?)` not provided in config: \[(.+?)\]", text)
-        if required and required.group(1).endswith("macro"):
-            text = "a required macro is not set"
+        text = " ".join(str(error).split("\n  In call to configurable")[0].split())
         missing = sorted(_unset_macros())
         if missing:
             flags = " ".join(f"--gin.{name}=…" for name in missing)
@@ -153,7 +154,7 @@ def _unset_macros() -> set[str]:
     return {
         scope
         for (scope, name), values in gin.config._CONFIG.items()
-        if name == _MACRO and values.get("value") is gin.REQUIRED
+        if name == _MACRO and repr(values.get("value")) == "%gin.REQUIRED"  # a macro itself, until it is evaluated
     }
 
 

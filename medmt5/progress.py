@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Item = TypeVar("Item")
 LINE_SECONDS = 20  # between lines when standard error is no terminal
 
 
@@ -33,14 +31,20 @@ def training_progress(name: str, start_step: int, train_steps: int) -> Iterator[
         yield report
 
 
-def track(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
-    """Yields `items`, showing how many of `total` are done."""
-    with _progress("items") as (progress, lines):
+@contextmanager
+def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yields advance(n): shows how many of `total` are done."""
+    with _progress("sentences") as (progress, lines):
         task = progress.add_task(name, total=total, note="")
-        for done, item in enumerate(items, start=1):
-            yield item
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
             progress.update(task, completed=done)
-            lines(f"{name}: {done}/{total}", last=done == total)
+            lines(f"{name}: {done}/{total}", last=done >= total)
+
+        yield advance
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class Experiment:
     train_steps: int
     model: MT5Config
     partitioning: Partitioning
-    optimizer: Callable[[optax.Schedule], optax.GradientTransformation]
+    optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     objective: steps.Objective
     initial_checkpoint_path: str | None
@@ -103,7 +103,7 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
     batches = make_batches(stores["train"], seed=e.seed)
 
     # 3. Shapes, shardings, then the state: resume, else import, else from scratch. The order matters.
-    optimizer = e.optimizer(e.schedule)
+    optimizer = e.optimizer
     shapes, shardings = steps.state_shardings(e.model, optimizer, mesh, e.partitioning)
     model_dir = Path(e.model_dir)
     model_dir.mkdir(parents=True, exist_ok=True)
@@ -215,7 +215,7 @@ def _on_devices(batches: Iterator[Batch], mesh: jax.sharding.Mesh) -> Iterator[d
 
 def describe(experiment: Experiment) -> str:
     """Returns one line about the model: parameters in all and without the vocabulary."""
-    shapes = jax.eval_shape(lambda: nn.unbox(steps.init_state(experiment.model, experiment.optimizer(experiment.schedule), 0).params))
+    shapes = jax.eval_shape(lambda: nn.unbox(steps.init_state(experiment.model, experiment.optimizer, 0).params))
     total = sum(x.size for x in jax.tree.leaves(shapes))
     vocabulary = 2 * experiment.model.vocab_size * experiment.model.emb_dim
     return f"{total / 1e6:.1f} M parameters, {(total - vocabulary) / 1e6:.1f} M without the vocabulary's two matrices"

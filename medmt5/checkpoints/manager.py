@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 
 from medmt5.checkpoints.digests import tree_digests
 from medmt5.errors import InputError
@@ -121,25 +124,27 @@ def restore_params(checkpoint: Path, shapes: Any, shardings: Any) -> Any:
     Raises InputError naming the parameters that are missing, left over or of another shape.
     """
     checkpoint = Path(checkpoint).absolute()
-    _check_shapes(checkpoint, shapes)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        abstract = {"params": _abstract(shapes, shardings)}
-        params = reader.restore(
-            checkpoint / "state",
-            args=ocp.args.PyTreeRestore(
-                item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True
-            ),
-        )["params"]
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        digests = reader.restore(checkpoint / "digests")
+    abstract = {"params": _abstract(shapes, shardings)}
+    arguments = ocp.args.PyTreeRestore(
+        item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True
+    )
+    with _quiet_orbax(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        try:
+            stored = reader.metadata(checkpoint / "state").item_metadata.tree["params"]
+            _check_shapes(checkpoint, stored, shapes)
+            params = reader.restore(checkpoint / "state", args=arguments)["params"]
+            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as json_reader:
+                digests = json_reader.restore(checkpoint / "digests")
+        except InputError:
+            raise
+        except Exception as error:  # whatever Orbax or TensorStore raise on damage
+            raise InputError(f"{checkpoint} cannot be read, it is damaged or not ours: {_first_line(error)}") from error
     ours = {f".params{path}": value for path, value in tree_digests(params).items()}
     _compare(ours, {path: value for path, value in digests.items() if path in ours}, checkpoint)
     return params
 
 
-def _check_shapes(checkpoint: Path, shapes: Any) -> None:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        metadata = reader.metadata(checkpoint / "state").item_metadata.tree["params"]
+def _check_shapes(checkpoint: Path, metadata: Any, shapes: Any) -> None:
     stored = {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(metadata)}
     wanted = {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
     problems = [f"  missing in the checkpoint: {name} {shape}" for name, shape in wanted.items() if name not in stored]
@@ -161,6 +166,17 @@ def _compare(ours: dict[str, int], stored: dict[str, int], what: Any) -> None:
     wrong = [path for path, value in ours.items() if stored.get(path) != value]
     if wrong:
         raise InputError(f"{what}: {len(wrong)} of {len(ours)} arrays differ from what was saved, first {wrong[0]}: the file is damaged")
+
+
+@contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Orbax warns about a metadata file that only a CheckpointManager of several items would look for."""
+    level = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    try:
+        yield
+    finally:
+        absl_logging.set_verbosity(level)
 
 
 def _abstract(shapes: Any, shardings: Any) -> Any:

@@ -1,0 +1,105 @@
+"""Scoring a checkpoint on every task of a mixture: labels the stored gold sentences, writes predictions and scores.
+
+Gold and prompt come from the token stores, so no TensorFlow: what is scored is what the task defined.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from medmt5.annotation.example import LabelledExample
+from medmt5.errors import InputError
+from medmt5.evaluation.results import Prediction, write_predictions, write_scores
+from medmt5.evaluation.span_scores import Scores, score_spans
+from medmt5.evaluation.tables import f1_table
+from medmt5.labelling import Labeller
+from medmt5.progress import progress_bar
+from medmt5.tokenizer import Tokenizer
+from medmt5.tokens.mixture import Mixture
+from medmt5.tokens.store import TokenStore, read_gold
+
+
+def evaluate(
+    checkpoint: Path,
+    mixture: str,
+    token_store: Path,
+    *,
+    split: str = "test",
+    max_sentences: int | None = None,
+    beam_size: int = 4,
+    scoring: str = "full",
+    batch_size: int = 32,
+) -> dict[str, Any]:
+    """Scores `checkpoint` on `split` of every task of `mixture`; returns what it writes to `evaluation/checkpoint_<step>/scores.json`.
+
+    `max_sentences`: of each task, the first so many.
+    """
+    labeller = Labeller(checkpoint, beam_size=beam_size, scoring=scoring, batch_size=batch_size)
+    stores = [TokenStore(token_store / task / split) for task, _ in Mixture.read(token_store, mixture).tasks]
+    for store in stores:
+        if store.manifest["objective"] != "pairs":
+            raise InputError(f"{store.manifest['task']} has no labels to score; evaluate a mixture of sequence labelling")
+        store.check_vocabulary(labeller.tokenizer)
+    folder = labeller.checkpoint.parent / "evaluation" / labeller.checkpoint.name
+    by_task: dict[str, Scores] = {}
+    by_language: dict[str, Scores] = {}
+    with progress_bar("label", sum(min(len(s), max_sentences or len(s)) for s in stores)) as advance:
+        for store in stores:
+            task = store.manifest["task"]
+            examples = read_gold(store.directory)[:max_sentences]
+            labels = _prompt(store, labeller.tokenizer)
+            predictions = _predict(labeller, examples, labels, batch_size, advance)
+            write_predictions(folder / f"{task}.{split}.jsonl", predictions)
+            by_task[task] = _score(predictions)
+            for lang in {p.lang for p in predictions}:
+                scores = _score([p for p in predictions if p.lang == lang])
+                by_language[lang] = by_language[lang] + scores if lang in by_language else scores
+    results = {
+        "checkpoint": str(labeller.checkpoint),
+        "step": labeller.step,
+        "split": split,
+        "decoding": {"beam": beam_size, "scoring": scoring},
+        "tasks": {task: scores.to_json() for task, scores in by_task.items()},
+        "languages": {lang: scores.to_json() for lang, scores in sorted(by_language.items())},
+    }
+    write_scores(folder / "scores.json", results)
+    Console(soft_wrap=True).print(f1_table({labeller.checkpoint.parent.name: results}), f"written to {folder}", sep="\n")
+    return results
+
+
+def _predict(
+    labeller: Labeller, examples: list[LabelledExample], labels: tuple[str, ...], batch_size: int, advance
+) -> list[Prediction]:
+    predictions = []
+    # Several batches at once, so that sentences of like length meet.
+    for at in range(0, len(examples), 16 * batch_size):
+        some = examples[at : at + 16 * batch_size]
+        for example, labelled in zip(some, labeller.label([e.words for e in some], labels), strict=True):
+            gold = tuple(example.word_spans)
+            predictions.append(
+                Prediction(example.id, example.lang, tuple(example.words), gold, labelled.spans, labelled.score)
+            )
+        advance(len(some))
+    return predictions
+
+
+def _score(predictions: list[Prediction]) -> Scores:
+    return score_spans([list(p.gold) for p in predictions], [list(p.predicted) for p in predictions])
+
+
+def _prompt(store: TokenStore, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Returns the labels that the task's inputs begin with: what the model is asked for in training and in scoring alike."""
+    labels = []
+    for i in store[0]["inputs"] if len(store) else np.zeros(0, np.int32):
+        if i < tokenizer.num_pieces:
+            break
+        labels.append(tokenizer.labels[(int(i) - tokenizer.num_pieces) // 2])
+    if not labels:
+        raise InputError(f"the inputs of {store.manifest['task']} name no labels; make its token store with the label prompt")
+    return tuple(labels)
+
+
