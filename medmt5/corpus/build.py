@@ -170,7 +170,9 @@ def _is_finished(job: Job) -> bool:
     state = _read_json(job.folder / STATE)
     if state is None:
         return False
-    finished = state["digest"] == job.digest() and all((job.output_dir / s["file"]).is_file() for s in state["shards"])
+    finished = state.get("digest") == job.digest() and all(
+        (job.output_dir / s["file"]).is_file() for s in state["shards"]
+    )
     outcome = "unchanged, kept" if finished else "inputs or settings changed, built anew"
     logger.info("%s: %s", job.language.code, outcome)
     return finished
@@ -199,6 +201,7 @@ def _count_files(job: Job) -> int:
 def build_language(job: Job, on_file: Callable[[], None] = lambda: None) -> None:
     """Writes the shards of one language, then its state; a run that is killed leaves no state and starts again."""
     datatrove_logger.disable("datatrove")  # what it says, file by file, on standard error is in the manifest
+    digest = job.digest()  # before reading: what changes meanwhile makes the next build start anew
     (job.folder / STATE).unlink(missing_ok=True)
     for stale in job.folder.glob("*-?????.jsonl.zst"):
         stale.unlink()
@@ -221,7 +224,7 @@ def build_language(job: Job, on_file: Callable[[], None] = lambda: None) -> None
         if counted.documents:
             name = shard.relative_to(job.output_dir).as_posix()
             shards.append({"file": name, "documents": counted.documents, "sha256": _sha256(shard)})
-    state = {"digest": job.digest(), "sources": report, "absent": list(job.absent), "shards": shards}
+    state = {"digest": digest, "sources": report, "absent": list(job.absent), "shards": shards}
     job.folder.mkdir(parents=True, exist_ok=True)
     _write_json(job.folder / STATE, state)
 

@@ -42,7 +42,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Source:
-    """Raw text in one format: `files` a glob below the data directory, `expected_words` what a published set has in all."""
+    """Raw text in one format: `files` a glob below the data directory, `expected_words` the size of a published set."""
 
     name: str
     format: str

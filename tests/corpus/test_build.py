@@ -137,6 +137,14 @@ def test_a_killed_build_starts_the_language_again(notes, tmp_path, monkeypatch):
     assert build_corpus(notes, out, ["fr"]) == expected
 
 
+def test_inputs_that_change_during_a_build_make_the_next_one_start_anew(notes, tmp_path, monkeypatch):
+    out, changed = tmp_path / "out", notes / "fr/text/0.txt"
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "_sha256", lambda path: changed.write_text("Court.", encoding="utf-8"))
+        assert build_corpus(notes, out, ["fr"])["documents"] == 3
+    assert build_corpus(notes, out, ["fr"])["documents"] == 2
+
+
 def test_a_language_built_later_joins_the_manifest(sample, tmp_path):
     build_corpus(sample, tmp_path, ["fr"], sources=["text"])
     manifest = build_corpus(sample, tmp_path, ["es"], sources=["text"])
