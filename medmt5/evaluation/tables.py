@@ -47,7 +47,7 @@ def f1_rows(results: Sequence[Mapping[str, Any]], by: str) -> list[Row]:
         groups[ALL] = sum(groups.values(), Scores())
     names = sorted({name for groups in runs for name in groups} - {ALL})
     rows = []
-    for group in [*names, ALL] if len(names) != 1 else names:
+    for group in [*names, ALL] if len(names) > 1 else names:
         scores = [groups.get(group) for groups in runs]
         labels = sorted({label for one in scores if one for label in one.labels})
         for label in [ALL, *labels] if len(labels) != 1 else labels:
