@@ -1,8 +1,8 @@
 """Entity-level precision, recall and micro-F1: a predicted span is correct if a gold one has its start, end and label.
 
 The numbers are seqeval's (default mode), reached by counting: `Scores` hold counts only, so scores of parts add up to
-those of the whole. Where a ratio is 0/0 it is undefined and None here: precision without predictions, recall without gold,
-F1 without either. seqeval gives 0 or 1 there, as told, which would praise or blame a model for nothing.
+those of the whole. Where a ratio is 0/0 it is undefined and None here: precision without predictions, recall without
+gold, F1 without either. seqeval gives 0 or 1 there, as told, which would praise or blame a model for nothing.
 """
 
 from __future__ import annotations

@@ -98,9 +98,9 @@ def test_white_space_at_the_edges_of_a_span_is_no_problem():
 
 
 def test_of_overlapping_spans_the_longer_is_kept_and_the_other_reported():
-    short, long = Span(7, 13, "Disease"), Span(0, 13, "Disease")
-    kept, problems = to_words([short, long], split_words("severe asthma now"))
-    assert kept == [Span(0, 2, "Disease")]
+    short, long = Span(0, 8, "Disease"), Span(2, 19, "Disease")
+    kept, problems = to_words([short, long], split_words("a severe asthma now"))
+    assert kept == [Span(1, 4, "Disease")]
     assert problems == [("overlapping span dropped", short)]
 
 
