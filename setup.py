@@ -30,7 +30,10 @@ CORE = [
 TRAIN = [
     "datatrove>=0.6,<0.11",
     "lxml>=5.3",
+    "loguru>=0.7",
     "orjson>=3.10",
+    # datatrove's filters import it without requiring it, and so do we.
+    "regex>=2024.5",
     "seqio==0.0.20",
     "tensorflow>=2.19,<2.22",
     "tensorflow-datasets>=4.9.9,<4.10",

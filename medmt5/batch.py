@@ -48,7 +48,8 @@ def shapes(batch_size: int, inputs: int, targets: int, packed: bool = False) -> 
 
 
 def shift_right(targets: np.ndarray) -> np.ndarray:
-    """Returns decoder inputs [batch, targets] int32 for unpacked targets [batch, targets] int32: one 0, then all but the last.
+    """Returns decoder inputs [batch, targets] int32 for unpacked targets [batch, targets] int32: one 0, then all but
+    the last.
 
     >>> shift_right(np.array([[5, 6, 1, 0]], np.int32)).tolist()
     [[0, 5, 6, 1]]

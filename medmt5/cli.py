@@ -13,7 +13,9 @@ from medmt5.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code: 0, 2 for wrong input, 143 when stopped by SIGTERM with everything saved."""
+    """Runs one command and returns the exit code: 0, 2 for wrong input, 143 when stopped by SIGTERM with everything
+    saved.
+    """
     parser = _parser()
     args, rest = parser.parse_known_args(arguments)
     if args.command is None:
@@ -37,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show tracebacks of wrong input, and more of the log")
     parser = argparse.ArgumentParser(
-        prog="medmt5", description="Multilingual text-to-text models for medicine: from raw text to labelled text.", parents=[shared]
+        prog="medmt5",
+        description="Multilingual text-to-text models for medicine: from raw text to labelled text.",
+        parents=[shared],
     )
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
@@ -64,11 +68,19 @@ def _parser() -> argparse.ArgumentParser:
         "Build a clean corpus from raw files.",
         "medmt5 corpus --data_dir demo/raw --output demo/corpus --languages en,es,fr,it",
     )
-    corpus.add_argument("--data_dir", type=Path, required=True, metavar="DIR", help="raw files; languages/*.toml says where below it")
+    corpus.add_argument(
+        "--data_dir", type=Path, required=True, metavar="DIR", help="raw files; languages/*.toml says where below it"
+    )
     corpus.add_argument("--output", type=Path, required=True, metavar="DIR")
-    corpus.add_argument("--languages", type=_names, default=None, metavar="A,B", help="default: every language there is")
-    corpus.add_argument("--sources", type=_names, default=None, metavar="A,B", help="default: every source that is present")
-    corpus.add_argument("--max_words", type=int, default=None, help="stop each source of each language after so many words")
+    corpus.add_argument(
+        "--languages", type=_names, default=None, metavar="A,B", help="default: every language there is"
+    )
+    corpus.add_argument(
+        "--sources", type=_names, default=None, metavar="A,B", help="default: every source that is present"
+    )
+    corpus.add_argument(
+        "--max_words", type=int, default=None, help="stop each source of each language after so many words"
+    )
 
     vocabulary = add(
         "vocabulary",
@@ -85,24 +97,32 @@ def _parser() -> argparse.ArgumentParser:
         "tokens",
         _tokens,
         "Tokenize a SeqIO task or mixture into token stores.",
-        "medmt5 tokens --mixture sample_multitask --token_store demo/tokens --vocabulary demo/spiece.model --data_dir demo/raw",
+        "medmt5 tokens --mixture sample_multitask --token_store demo/tokens --vocabulary demo/spiece.model "
+        "--data_dir demo/raw",
     )
     tokens.add_argument("--mixture", required=True, metavar="NAME", help="a task or mixture of medmt5.mixtures")
     tokens.add_argument("--token_store", type=Path, required=True, metavar="DIR")
     tokens.add_argument("--vocabulary", type=Path, required=True, metavar="FILE")
     tokens.add_argument("--data_dir", type=Path, metavar="DIR", help="raw labelled data; default: $MEDMT5_DATA_DIR")
-    tokens.add_argument("--corpus_dir", type=Path, metavar="DIR", help="what `medmt5 corpus` wrote; default: $MEDMT5_CORPUS_DIR")
+    tokens.add_argument(
+        "--corpus_dir", type=Path, metavar="DIR", help="what `medmt5 corpus` wrote; default: $MEDMT5_CORPUS_DIR"
+    )
 
-    tokens.add_argument("--tfds_data_dir", type=Path, metavar="DIR", help="where TFDS prepares data; default: $TFDS_DATA_DIR")
+    tokens.add_argument(
+        "--tfds_data_dir", type=Path, metavar="DIR", help="where TFDS prepares data; default: $TFDS_DATA_DIR"
+    )
 
     train = add(
         "train",
         _train,
         "Pre-train or fine-tune as a gin file says; goes on from where MODEL_DIR stands.",
         "medmt5 train --gin_file=gin/recipe/tiny_pretrain.gin --gin.MODEL_DIR=runs/a --gin.TOKEN_STORE=demo/tokens "
-        "--gin.VOCABULARY=demo/spiece.model\n  (any macro can be set: --gin.NAME=VALUE; a gin file is code, treat it as such)",
+        "--gin.VOCABULARY=demo/spiece.model\n  (any macro can be set: --gin.NAME=VALUE; a gin file is code, "
+        "treat it as such)",
     )
-    train.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="may be repeated; later files win")
+    train.add_argument(
+        "--gin_file", action="append", default=[], metavar="FILE", help="may be repeated; later files win"
+    )
     train.add_argument("--gin_search_paths", type=_names, default=[], metavar="A,B")
     train.add_argument("--dry_run", action="store_true", help="check the configuration, print it and stop")
 
@@ -112,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
         "Label the test set of every task of a mixture and score it.",
         "medmt5 evaluate --checkpoint demo/finetune --mixture sample_multitask --token_store demo/tokens",
     )
-    evaluate.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="MODEL_DIR (newest) or checkpoint_<step>")
+    evaluate.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="DIR", help="MODEL_DIR (newest) or checkpoint_<step>"
+    )
     evaluate.add_argument("--mixture", required=True, metavar="NAME")
     evaluate.add_argument("--token_store", type=Path, required=True, metavar="DIR")
     evaluate.add_argument("--split", default="test", help="default: %(default)s")
@@ -125,11 +147,17 @@ def _parser() -> argparse.ArgumentParser:
         "Label text: from the command line, a file or standard input, a document a line.",
         'medmt5 label --checkpoint demo/finetune --labels Disease,Drug "The patient has nephritis."',
     )
-    label.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="MODEL_DIR (newest) or checkpoint_<step>")
-    label.add_argument("--labels", type=_names, required=True, metavar="A,B", help="labels to look for; the model must know them")
+    label.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="DIR", help="MODEL_DIR (newest) or checkpoint_<step>"
+    )
+    label.add_argument(
+        "--labels", type=_names, required=True, metavar="A,B", help="labels to look for; the model must know them"
+    )
     label.add_argument("--input", type=Path, metavar="FILE", help="a document a line; - for standard input")
     label.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
-    label.add_argument("--format", choices=("jsonl", "brat", "html", "text"), default="jsonl", help="default: %(default)s")
+    label.add_argument(
+        "--format", choices=("jsonl", "brat", "html", "text"), default="jsonl", help="default: %(default)s"
+    )
     label.add_argument("--lang", default="en", help="whose abbreviations end no sentence (default: %(default)s)")
     label.add_argument("text", nargs="*", help="documents")
     _add_decoding(label)
@@ -145,16 +173,26 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--title", default="Medical mT5")
 
     demo = add(
-        "demo", _demo, "Walk the whole road, from raw files to a report, printing each command.", "medmt5 demo --output demo"
+        "demo",
+        _demo,
+        "Walk the whole road, from raw files to a report, printing each command.",
+        "medmt5 demo --output demo",
     )
     demo.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR", help="default: %(default)s")
-    demo.add_argument("--data", type=Path, metavar="DIR", help="real data instead of the sample: E3C, NCBI-disease, AbstRCT")
+    demo.add_argument(
+        "--data", type=Path, metavar="DIR", help="real data instead of the sample: E3C, NCBI-disease, AbstRCT"
+    )
     return parser
 
 
 def _add_decoding(command: argparse.ArgumentParser) -> None:
     command.add_argument("--beam", type=int, default=4, help="hypotheses a sentence; 1 = greedy (default: %(default)s)")
-    command.add_argument("--scoring", choices=("full", "local"), default="full", help="softmax over the vocabulary, or the permitted tokens")
+    command.add_argument(
+        "--scoring",
+        choices=("full", "local"),
+        default="full",
+        help="softmax over the vocabulary, or the permitted tokens",
+    )
     command.add_argument("--batch_size", type=int, default=32, help="sentences at once (default: %(default)s)")
 
 
@@ -168,7 +206,9 @@ def _corpus(args, rest) -> None:
     from medmt5.corpus.build import build_corpus
     from medmt5.languages import codes
 
-    build_corpus(args.data_dir, args.output, args.languages or codes(), sources=args.sources, max_words_per_source=args.max_words)
+    build_corpus(
+        args.data_dir, args.output, args.languages or codes(), sources=args.sources, max_words_per_source=args.max_words
+    )
 
 
 def _vocabulary(args, rest) -> None:
@@ -177,8 +217,12 @@ def _vocabulary(args, rest) -> None:
     from medmt5.corpus.store import corpus_languages, read_corpus
     from medmt5.tokenizer import train_vocabulary
 
-    documents = (d for lang in corpus_languages(args.corpus) for d in islice(read_corpus(args.corpus, lang), args.max_documents))
-    train_vocabulary((line for d in documents for line in d["text"].splitlines() if line.strip()), args.output, args.size)
+    documents = (
+        d for lang in corpus_languages(args.corpus) for d in islice(read_corpus(args.corpus, lang), args.max_documents)
+    )
+    train_vocabulary(
+        (line for d in documents for line in d["text"].splitlines() if line.strip()), args.output, args.size
+    )
 
 
 def _tokens(args, rest) -> None:
@@ -280,11 +324,15 @@ def _run(text: str) -> tuple[str, Path]:
 def _message(error: Exception) -> str:
     if isinstance(error, InputError):
         return str(error)
-    return f"{error.strerror or error}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+    return (
+        f"{error.strerror or error}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+    )
 
 
 def _log_plainly(debug: bool) -> None:
-    """Our own log lines reach the user as they are; libraries are heard from warnings on (from everything on with --debug)."""
+    """Our own log lines reach the user as they are; libraries are heard from warnings on (from everything on with
+    --debug).
+    """
     from absl import logging as absl_logging
 
     absl_logging.use_python_logging(quiet=True)

@@ -1,7 +1,8 @@
 """gin, and nothing else: the one module that knows it. Files and `--gin.X=Y` become one object, or one clear error.
 
-A run file binds the fields of a dataclass (`train.Experiment`); `build` parses, makes that object, and refuses every binding nobody consumed: gin itself
-accepts a misspelt macro or scope silently. A `.gin` file is code: it may import any module. Treat one from elsewhere as you would a script.
+A run file binds the fields of a dataclass (`train.Experiment`); `build` parses, makes that object, and refuses every
+binding nobody consumed: gin itself accepts a misspelt macro or scope silently. A `.gin` file is code: it may import any
+module. Treat one from elsewhere as you would a script.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import gin
-
+from gin import config as gin
+from gin import config_parser
 from medmt5.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -43,7 +44,8 @@ def build(
       bindings: "NAME = value" lines, applied last; see `parse_flags`.
 
     Raises:
-      InputError: a file that is missing or does not parse, an unknown name, an unset required macro, a binding that nothing uses.
+      InputError: a file that is missing or does not parse, an unknown name, an unset required macro, a binding that
+    nothing uses.
     """
     if not gin_files:
         raise InputError("no configuration; give --gin_file=FILE, e.g. --gin_file=gin/recipe/tiny_pretrain.gin")
@@ -86,13 +88,13 @@ def _is_gin_value(value: str) -> bool:
     if value.startswith(("%", "@")):
         return True
     try:
-        gin.config_parser.ConfigParser(f"x = {value}", _NoReferences()).parse_statement()
+        config_parser.ConfigParser(f"x = {value}", _NoReferences()).parse_statement()
     except (SyntaxError, ValueError):
         return False
     return True
 
 
-class _NoReferences(gin.config_parser.ParserDelegate):
+class _NoReferences(config_parser.ParserDelegate):
     """Lets a value be parsed without looking anything up."""
 
     def configurable_reference(self, scoped_configurable_name, evaluate):
@@ -103,13 +105,13 @@ class _NoReferences(gin.config_parser.ParserDelegate):
 
 
 def _bound_macros() -> set[str]:
-    return {scope for scope, name in gin.config._CONFIG if name == _MACRO}
+    return {scope for scope, name in gin._CONFIG if name == _MACRO}
 
 
 def _refuse_leftovers(macros: set[str], bindings: Sequence[str]) -> None:
-    used = gin.config._OPERATIVE_CONFIG
+    used = gin._OPERATIVE_CONFIG
     problems = []
-    for scope, name in gin.config._CONFIG:
+    for scope, name in gin._CONFIG:
         # A configurable called in scope a/b takes bindings of "", "a" and "a/b"; a macro's name is a scope too.
         if any(name == n and (not scope or f"{s}/".startswith(f"{scope}/")) for s, n in used):
             continue
@@ -118,7 +120,7 @@ def _refuse_leftovers(macros: set[str], bindings: Sequence[str]) -> None:
             problems.append(f"nothing uses the macro {scope}{_did_you_mean(scope, used_macros)}")
         else:
             where = f"{scope}/{name}" if scope else name
-            values = ", ".join(gin.config._CONFIG[scope, name])
+            values = ", ".join(gin._CONFIG[scope, name])
             problems.append(f"nothing uses {where} ({values}): it is not part of this run, or its scope is misspelt")
     if problems:
         raise InputError("; ".join(problems))
@@ -137,7 +139,9 @@ def _explained(gin_files: Sequence[str]) -> Iterator[None]:
     except InputError as error:
         raise InputError(str(error).split("\n  In call to configurable")[0]) from error  # gin's own addition
     except tokenize.TokenError as error:
-        raise InputError(f"{', '.join(gin_files)}: {error.args[0]}: a bracket or quote is not closed in a file or a flag") from error
+        raise InputError(
+            f"{', '.join(gin_files)}: {error.args[0]}: a bracket or quote is not closed in a file or a flag"
+        ) from error
     except (ValueError, TypeError, RuntimeError, SyntaxError, OSError, AttributeError, ImportError) as error:
         text = " ".join(str(error).split("\n  In call to configurable")[0].split())
         missing = sorted(_unset_macros())
@@ -153,7 +157,7 @@ def _explained(gin_files: Sequence[str]) -> Iterator[None]:
 def _unset_macros() -> set[str]:
     return {
         scope
-        for (scope, name), values in gin.config._CONFIG.items()
+        for (scope, name), values in gin._CONFIG.items()
         if name == _MACRO and repr(values.get("value")) == "%gin.REQUIRED"  # a macro itself, until it is evaluated
     }
 

@@ -1,7 +1,8 @@
-"""The whole road in one command: raw files -> corpus -> vocabulary -> token stores -> pre-training -> fine-tuning -> scores -> report.
+"""The whole road in one command: raw files -> corpus -> vocabulary -> token stores -> pre-training -> fine-tuning ->
+scores -> report.
 
-Every step is a command a user can repeat, run in a process of its own and printed before it runs. Three models are compared: pre-trained and fine-tuned,
-fine-tuned from scratch, and untrained.
+Every step is a command a user can repeat, run in a process of its own and printed before it runs. Three models are
+compared: pre-trained and fine-tuned, fine-tuned from scratch, and untrained.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ SAMPLE = Road(
 )
 REAL = Road(
     languages=("en", "es", "fr", "it"),
-    mixture="abstrct_and_ncbi",
+    mixture="real_small",
     pretrain_recipe="gin/recipe/tiny_pretrain_e3c.gin",
     finetune_recipe="gin/recipe/tiny_finetune_real.gin",
     vocabulary_size=16000,
@@ -78,7 +79,9 @@ REAL = Road(
 
 
 def run_demo(output: Path, data: Path | None) -> int:
-    """Walks the road below `output`, on the sample or (with `data`) on real files; returns 0, or a failed command's exit code."""
+    """Walks the road below `output`, on the sample or (with `data`) on real files; returns 0, or a failed command's
+    exit code.
+    """
     road = REAL if data else SAMPLE
     _make_empty(output)
     start = time.monotonic()
@@ -101,7 +104,9 @@ def run_demo(output: Path, data: Path | None) -> int:
         commands.run(*tokens, "--mixture", road.mixture, "--data_dir", str(raw), *tfds)
         commands.run("train", f"--gin_file={road.pretrain_recipe}", f"--gin.MODEL_DIR={output}/pretrain", *places)
         finetune = ["train", f"--gin_file={road.finetune_recipe}", *places]
-        commands.run(*finetune, f"--gin.MODEL_DIR={output}/finetune", f"--gin.INITIAL_CHECKPOINT_PATH={output}/pretrain")
+        commands.run(
+            *finetune, f"--gin.MODEL_DIR={output}/finetune", f"--gin.INITIAL_CHECKPOINT_PATH={output}/pretrain"
+        )
         commands.run(*finetune, f"--gin.MODEL_DIR={output}/scratch", "--gin.INITIAL_CHECKPOINT_PATH=None")
         limit = ["--max_sentences", str(road.max_sentences)] if road.max_sentences else []
         for checkpoint in ("finetune", "scratch", "scratch/checkpoint_0"):
@@ -110,11 +115,25 @@ def run_demo(output: Path, data: Path | None) -> int:
                 *("--token_store", f"{output}/tokens", "--beam", str(road.beam), *limit),
             )
         for sentence in road.sentences.values():
-            commands.run("label", "--checkpoint", f"{output}/finetune", "--labels", road.labels, "--format", "text", sentence)
+            commands.run(
+                "label", "--checkpoint", f"{output}/finetune", "--labels", road.labels, "--format", "text", sentence
+            )
         commands.run(
             "report",
-            *("--run", f"pretrained and fine-tuned={output}/finetune", "--run", f"fine-tuned from scratch={output}/scratch"),
-            *("--run", f"pre-training={output}/pretrain", "--output", f"{output}/report.html", "--title", "medmt5 demo"),
+            *(
+                "--run",
+                f"pretrained and fine-tuned={output}/finetune",
+                "--run",
+                f"fine-tuned from scratch={output}/scratch",
+            ),
+            *(
+                "--run",
+                f"pre-training={output}/pretrain",
+                "--output",
+                f"{output}/report.html",
+                "--title",
+                "medmt5 demo",
+            ),
         )
     except subprocess.CalledProcessError as error:
         print(f"medmt5 demo: this command failed with exit code {error.returncode}: {commands.last}", file=sys.stderr)
@@ -190,5 +209,7 @@ def _print_table(summary: dict[str, Any], output: Path) -> None:
     console.print()
     console.print(table)
     loss = summary["pretrain"]
-    console.print(f"pre-training loss: {loss['loss_first']:.3f} -> {loss['loss_last']:.3f}    seconds: {summary['seconds']:.0f}")
+    console.print(
+        f"pre-training loss: {loss['loss_first']:.3f} -> {loss['loss_last']:.3f}    seconds: {summary['seconds']:.0f}"
+    )
     console.print(f"report: {summary['report']}    summary: {output / 'summary.json'}", soft_wrap=True)

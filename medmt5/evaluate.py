@@ -6,7 +6,7 @@ Gold and prompt come from the token stores, so no TensorFlow: what is scored is 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -31,10 +31,11 @@ def evaluate(
     split: str = "test",
     max_sentences: int | None = None,
     beam_size: int = 4,
-    scoring: str = "full",
+    scoring: Literal["full", "local"] = "full",
     batch_size: int = 32,
 ) -> dict[str, Any]:
-    """Scores `checkpoint` on `split` of every task of `mixture`; returns what it writes to `evaluation/checkpoint_<step>/scores.json`.
+    """Scores `checkpoint` on `split` of every task of `mixture`; returns what it writes to
+    `evaluation/checkpoint_<step>/scores.json`.
 
     `max_sentences`: of each task, the first so many.
     """
@@ -42,7 +43,9 @@ def evaluate(
     stores = [TokenStore(token_store / task / split) for task, _ in Mixture.read(token_store, mixture).tasks]
     for store in stores:
         if store.manifest["objective"] != "pairs":
-            raise InputError(f"{store.manifest['task']} has no labels to score; evaluate a mixture of sequence labelling")
+            raise InputError(
+                f"{store.manifest['task']} has no labels to score; evaluate a mixture of sequence labelling"
+            )
         store.check_vocabulary(labeller.tokenizer)
     folder = labeller.checkpoint.parent / "evaluation" / labeller.checkpoint.name
     by_task: dict[str, Scores] = {}
@@ -67,7 +70,9 @@ def evaluate(
         "languages": {lang: scores.to_json() for lang, scores in sorted(by_language.items())},
     }
     write_scores(folder / "scores.json", results)
-    Console(soft_wrap=True).print(f1_table({labeller.checkpoint.parent.name: results}), f"written to {folder}", sep="\n")
+    Console(soft_wrap=True).print(
+        f1_table({labeller.checkpoint.parent.name: results}), f"written to {folder}", sep="\n"
+    )
     return results
 
 
@@ -92,14 +97,16 @@ def _score(predictions: list[Prediction]) -> Scores:
 
 
 def _prompt(store: TokenStore, tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Returns the labels that the task's inputs begin with: what the model is asked for in training and in scoring alike."""
+    """Returns the labels that the task's inputs begin with: what the model is asked for in training and in scoring
+    alike.
+    """
     labels = []
     for i in store[0]["inputs"] if len(store) else np.zeros(0, np.int32):
         if i < tokenizer.num_pieces:
             break
         labels.append(tokenizer.labels[(int(i) - tokenizer.num_pieces) // 2])
     if not labels:
-        raise InputError(f"the inputs of {store.manifest['task']} name no labels; make its token store with the label prompt")
+        raise InputError(
+            f"the inputs of {store.manifest['task']} name no labels; make its token store with the label prompt"
+        )
     return tuple(labels)
-
-

@@ -1,6 +1,7 @@
 """Labelling text: documents in, labelled documents out, with character offsets into the text as given. No TensorFlow.
 
-A document is a line of a file, of standard input, or an argument. It is split into sentences and words that keep their offsets; nothing of it is changed, and
+A document is a line of a file, of standard input, or an argument. It is split into sentences and words that keep their
+offsets; nothing of it is changed, and
 none is lost: an empty line gives an empty document.
 """
 
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from medmt5.annotation.formats.brat import write_brat
 from medmt5.annotation.labels import check_labels
@@ -26,8 +27,11 @@ from medmt5.labelling import Labeller
 DOCUMENTS_AT_ONCE = 256
 
 
-def label_documents(labeller: Labeller, documents: Sequence[str], labels: Sequence[str], lang: str = "en") -> list[dict[str, Any]]:
-    """Returns {"text", "spans": [{"start", "end", "label", "text"}], "score"} of each document; offsets in code points, end exclusive.
+def label_documents(
+    labeller: Labeller, documents: Sequence[str], labels: Sequence[str], lang: str = "en"
+) -> list[dict[str, Any]]:
+    """Returns {"text", "spans": [{"start", "end", "label", "text"}], "score"} of each document; offsets in code points,
+    end exclusive.
 
     `lang` chooses the abbreviations that end no sentence.
     """
@@ -62,16 +66,20 @@ def label_files(
     output_file: Path | None,
     output_format: str,
     beam_size: int,
-    scoring: str,
+    scoring: Literal["full", "local"],
     batch_size: int,
     lang: str,
 ) -> None:
-    """What `medmt5 label` does: reads `texts`, else `input_file` (`-` is standard input), else standard input, in constant memory."""
+    """What `medmt5 label` does: reads `texts`, else `input_file` (`-` is standard input), else standard input, in
+    constant memory.
+    """
     check_labels(labels)
     if texts and input_file:
         raise InputError("give text as arguments or --input, not both")
     if input_file and str(input_file) != "-" and not input_file.is_file():
-        raise InputError(f"no such file: {input_file}; give a text file with a document a line, or - for standard input")
+        raise InputError(
+            f"no such file: {input_file}; give a text file with a document a line, or - for standard input"
+        )
     labeller = Labeller(checkpoint, beam_size=beam_size, scoring=scoring, batch_size=batch_size)
     with contextlib.ExitStack() as stack:
         # brat counts a carriage return as a character of the file, so it stays there.
@@ -82,7 +90,9 @@ def label_files(
         _write(results, output, output_format, labels)
 
 
-def _label_in_chunks(labeller: Labeller, documents: Iterator[str], labels: Sequence[str], lang: str) -> Iterator[dict[str, Any]]:
+def _label_in_chunks(
+    labeller: Labeller, documents: Iterator[str], labels: Sequence[str], lang: str
+) -> Iterator[dict[str, Any]]:
     while chunk := list(islice(documents, DOCUMENTS_AT_ONCE)):
         yield from label_documents(labeller, chunk, labels, lang)
 
@@ -100,7 +110,9 @@ def _lines(stack: contextlib.ExitStack, input_file: Path | None, line_end: str) 
             yield line.decode("utf-8").rstrip(line_end)
         except UnicodeDecodeError as error:
             place = f"{input_file or 'standard input'}:{number}"
-            raise InputError(f"{place}: not UTF-8 ({error.reason} at byte {error.start} of the line); convert it first") from error
+            raise InputError(
+                f"{place}: not UTF-8 ({error.reason} at byte {error.start} of the line); convert it first"
+            ) from error
 
 
 def _write(results: Iterator[dict[str, Any]], output: IO[str], output_format: str, labels: Sequence[str]) -> None:
@@ -116,6 +128,10 @@ def _write(results: Iterator[dict[str, Any]], output: IO[str], output_format: st
     else:
         for result in results:
             spans = [Span(s["start"], s["end"], s["label"]) for s in result["spans"]]
-            line = json.dumps(result, ensure_ascii=False) if output_format == "jsonl" else render_text(result["text"], spans)
+            line = (
+                json.dumps(result, ensure_ascii=False)
+                if output_format == "jsonl"
+                else render_text(result["text"], spans)
+            )
             output.write(line + "\n")
             output.flush()

@@ -1,7 +1,8 @@
 """A trained model as a function: words in, spans out. What `medmt5 label` and `medmt5 evaluate` share. No TensorFlow.
 
-Every output parses and is its input, whatever the weights: the search only walks tagged copies of the sentence. A sentence longer than the
-length the model was trained with is labelled in several windows, cut between words, never truncated.
+Every output parses and is its input, whatever the weights: the search only walks tagged copies of the sentence. A
+sentence longer than the length the model was trained with is labelled in several windows, cut between words, never
+truncated.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from medmt5 import partitioning
@@ -59,7 +62,9 @@ class Labeller:
       batch_size: sentences decoded at once.
     """
 
-    def __init__(self, checkpoint: Path, *, beam_size: int = 4, scoring: str = "full", batch_size: int = 32):
+    def __init__(
+        self, checkpoint: Path, *, beam_size: int = 4, scoring: Literal["full", "local"] = "full", batch_size: int = 32
+    ):
         if beam_size < 1 or batch_size < 1:
             raise InputError(f"--beam and --batch_size must be at least 1, not {beam_size} and {batch_size}")
         self.checkpoint = find_checkpoint(Path(checkpoint))
@@ -97,7 +102,8 @@ class Labeller:
     def _windows(self, sentence: int, words: Sequence[str], labels: tuple[str, ...]) -> Iterator[_Window]:
         """Cuts a sentence where its pieces, the prompt and EOS would exceed the trained length."""
         room = max(1, self._max_inputs - len(labels) - 1)
-        first, size, taken = 0, 0, []
+        taken: list[list[int]] = []
+        first, size = 0, 0
         for index, pieces in enumerate(self.tokenizer.encode_words(words)):
             if taken and size + len(pieces) > room:
                 yield _Window(sentence, first, taken, labels)
@@ -123,7 +129,7 @@ class Labeller:
             for row, words in enumerate(pieces):
                 ids = [*prompt, *(i for word in words for i in word), self.tokenizer.eos_id]
                 inputs[row, : len(ids)] = ids
-            best = jax.device_get(self._decode(self._params, inputs, tables, num_steps))
+            best = jax.device_get(self._decode(self._params, jnp.asarray(inputs), tables, num_steps))
             for row, window in enumerate(batch):
                 spans = choices_to_spans(best.choices[row, 0], [len(p) for p in window.pieces], len(labels))
                 yield window, (spans, float(best.scores[row, 0]), int(best.lengths[row, 0]))

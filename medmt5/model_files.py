@@ -32,7 +32,11 @@ def write_model_files(model_dir: Path, files: ModelFiles) -> None:
         "format": FORMAT,
         "model": files.config.to_json(),
         "feature_lengths": files.feature_lengths,
-        "vocabulary": {"sha256": files.tokenizer.sha256, "pieces": files.tokenizer.num_pieces, "labels": files.tokenizer.labels},
+        "vocabulary": {
+            "sha256": files.tokenizer.sha256,
+            "pieces": files.tokenizer.num_pieces,
+            "labels": files.tokenizer.labels,
+        },
     }
     temporary = model_dir / "model.json.part"
     temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -48,10 +52,15 @@ def read_model_files(path: Path) -> ModelFiles:
         raise InputError(f"no model.json in {path} or above it; give a MODEL_DIR that `medmt5 train` has written to")
     facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if facts.get("format") != FORMAT:
-        raise InputError(f"{file} has format {facts.get('format')}, this version reads {FORMAT}; use the medmt5 that wrote it")
+        raise InputError(
+            f"{file} has format {facts.get('format')}, this version reads {FORMAT}; use the medmt5 that wrote it"
+        )
     tokenizer = Tokenizer(model_dir / "vocabulary.model", labels=facts["vocabulary"]["labels"])
     if tokenizer.sha256 != facts["vocabulary"]["sha256"]:
-        raise InputError(f"{model_dir / 'vocabulary.model'} is not the vocabulary this model was trained with; restore the original file")
+        raise InputError(
+            f"{model_dir / 'vocabulary.model'} is not the vocabulary this model was trained with; restore the "
+            "original file"
+        )
     return ModelFiles(MT5Config(**facts["model"]), tokenizer, facts["feature_lengths"])
 
 
@@ -60,6 +69,7 @@ def check_vocabulary_fits(config: MT5Config, tokenizer: Tokenizer) -> None:
     if tokenizer.size > config.vocab_size:
         rows = -(-tokenizer.size // 128) * 128
         raise InputError(
-            f"the vocabulary has {tokenizer.num_pieces} pieces and {2 * len(tokenizer.labels)} label tokens, the model VOCAB_SIZE = "
+            f"the vocabulary has {tokenizer.num_pieces} pieces and {2 * len(tokenizer.labels)} label tokens, the "
+            "model VOCAB_SIZE = "
             f"{config.vocab_size} rows; set VOCAB_SIZE to at least {tokenizer.size}, e.g. {rows}"
         )

@@ -9,8 +9,9 @@ Hardware: n devices, over one or more hosts. Logical mesh:
             | d2 | d3 |
             +----+----+
 
-The model names its axes; two maps say where they go. Compute (activations): batch -> data; heads, mlp, vocab -> model. Parameters and optimizer
-state: heads, mlp, vocab -> model, and with `shard_parameters_over_data` (FSDP, ZeRO-3) also embed -> data. Nothing else knows devices.
+The model names its axes; two maps say where they go. Compute (activations): batch -> data; heads, mlp, vocab -> model.
+Parameters and optimizer state: the same, and with `shard_parameters_over_data` (FSDP, ZeRO-3) also embed -> data.
+Nothing else knows devices.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Partitioning:
         devices = jax.devices()
         count = self.num_devices or len(devices)
         if count > len(devices):
-            raise InputError(f"{count} devices asked for, {len(devices)} {devices[0].platform} devices found; lower num_devices")
+            raise InputError(
+                f"{count} devices asked for, {len(devices)} {devices[0].platform} devices found; lower num_devices"
+            )
         if count % self.num_model_partitions:
             raise InputError(
                 f"{count} devices cannot be split into groups of NUM_MODEL_PARTITIONS = {self.num_model_partitions}; "
@@ -104,11 +107,14 @@ def check_divisible(mesh: Mesh, *, batch_size: int, dimensions: dict[str, int]) 
     """
     data, model = mesh.shape["data"], mesh.shape["model"]
     if batch_size % data:
-        raise InputError(f"BATCH_SIZE = {batch_size} is not a multiple of the {data} data shards; set it to a multiple of {data}")
+        raise InputError(
+            f"BATCH_SIZE = {batch_size} is not a multiple of the {data} data shards; set it to a multiple of {data}"
+        )
     for name, size in dimensions.items():
         if size % model:
             raise InputError(
-                f"{name} = {size} of the model does not divide into NUM_MODEL_PARTITIONS = {model} parts; choose a divisor of {size}"
+                f"{name} = {size} of the model does not divide into NUM_MODEL_PARTITIONS = {model} parts; "
+                f"choose a divisor of {size}"
             )
 
 

@@ -13,7 +13,9 @@ LINE_SECONDS = 20  # between lines when standard error is no terminal
 
 
 @contextmanager
-def training_progress(name: str, start_step: int, train_steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+def training_progress(
+    name: str, start_step: int, train_steps: int
+) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """Yields report(step, metrics): shows the step, the loss and the time left."""
     with _progress("step") as (progress, lines):
         task = progress.add_task(name, total=train_steps, completed=start_step, note="")
@@ -50,7 +52,13 @@ def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def _progress(unit: str) -> Iterator[tuple[Progress, Callable[..., None]]]:
     console = Console(stderr=True)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.fields[note]}")]
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TextColumn("{task.fields[note]}"),
+    ]
     last_line = 0.0
 
     def line(text: str, last: bool) -> None:
@@ -59,5 +67,7 @@ def _progress(unit: str) -> Iterator[tuple[Progress, Callable[..., None]]]:
             last_line = time.monotonic()
             console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as bar:
         yield bar, line

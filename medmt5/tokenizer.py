@@ -1,7 +1,8 @@
 """SentencePiece plus label tokens: text and words to ids, and back.
 
-Ids below `num_pieces` are SentencePiece's own, sentinels included; above them stand two ids a label, opening and closing. Special ids (sentinels,
-labels, EOS, pad) are put in by code and never come out of encoding text: a text that holds `<extra_id_0>` or `</s>` stays text.
+Ids below `num_pieces` are SentencePiece's own, sentinels included; above them stand two ids a label, opening and
+closing. Special ids (sentinels, labels, EOS, pad) are put in by code and never come out of encoding text: a text that
+holds `<extra_id_0>` or `</s>` stays text.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Tokenizer:
         path = Path(model_file)
         if not path.is_file():
             raise InputError(
-                f"no SentencePiece model at {path}; give the path of one (mT5's spiece.model), or make one: medmt5 vocabulary --help"
+                f"no SentencePiece model at {path}; give the path of one (mT5's spiece.model), or make one: "
+                "medmt5 vocabulary --help"
             )
         data = path.read_bytes()
         self.model_file = path
@@ -83,7 +85,9 @@ class Tokenizer:
             # mT5's file spells them with SentencePiece's word mark in front.
             found = [i for i in map(self._pieces.piece_to_id, (name, f"▁{name}")) if i != self.unk_id]
             if not found:
-                raise InputError(f"{self.model_file} has no piece {name}; span corruption needs {NUM_SENTINELS} sentinels")
+                raise InputError(
+                    f"{self.model_file} has no piece {name}; span corruption needs {NUM_SENTINELS} sentinels"
+                )
             ids.append(found[0])
         return np.array(ids, np.int32)
 
@@ -101,7 +105,9 @@ class Tokenizer:
         return [self._without_specials(ids) for ids in self._pieces.encode(list(texts))]
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of each word, each at least one long: a word that normalises to nothing becomes unk, so that none vanishes."""
+        """Returns the ids of each word, each at least one long: a word that normalises to nothing becomes unk, so that
+        none vanishes.
+        """
         return [ids or [self.unk_id] for ids in self.encode_batch(words)]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -139,7 +145,8 @@ class Tokenizer:
 def train_vocabulary(texts: Iterable[str], output: str | os.PathLike, size: int) -> Path:
     """Trains a SentencePiece unigram vocabulary of mT5's conventions and writes it to `output`.
 
-    `size` counts pieces, the 256 bytes of byte fallback and the 100 sentinels included. The same texts give the same file.
+    `size` counts pieces, the 256 bytes of byte fallback and the 100 sentinels included. The same texts give the same
+    file.
     """
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)

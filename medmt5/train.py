@@ -1,7 +1,8 @@
-"""Training: `python -m medmt5.train --gin_file=gin/recipe/tiny_pretrain.gin --gin.MODEL_DIR=runs/a …`, or `medmt5 train`.
+"""Training: `python -m medmt5.train --gin_file=gin/recipe/tiny_pretrain.gin --gin.MODEL_DIR=runs/a …`, or `medmt5
+train`.
 
-Pre-training and fine-tuning are one program; a gin file fills `Experiment`, `train` runs it. TensorFlow is never loaded here: token stores that are
-missing are made by another process, `medmt5 tokens`.
+Pre-training and fine-tuning are one program; a gin file fills `Experiment`, `train` runs it. TensorFlow is never loaded
+here: token stores that are missing are made by another process, `medmt5 tokens`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from medmt5.tokens.store import TokenStore
 from medmt5.training import step as steps
 from medmt5.training.loop import Periods, run_loop
 from medmt5.training.metrics_log import MetricsLog
-
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,8 @@ class Experiment:
                 raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
         if set(self.feature_lengths) != {"inputs", "targets"}:
             raise InputError(
-                f"TASK_FEATURE_LENGTHS must give the lengths of 'inputs' and 'targets', not {sorted(self.feature_lengths)}"
+                "TASK_FEATURE_LENGTHS must give the lengths of 'inputs' and 'targets', not "
+                f"{sorted(self.feature_lengths)}"
             )
 
 
@@ -158,7 +159,14 @@ def _open_mixture(e: Experiment) -> Mixture:
     """Opens the mixture's description; what is missing of it is made by `medmt5 tokens`, in a process of its own."""
     root = Path(e.token_store)
     if not mixture_file(root, e.mixture).is_file():
-        command = [sys.executable, "-m", "medmt5.cli", "tokens", f"--mixture={e.mixture}", f"--vocabulary={e.vocabulary}"]
+        command = [
+            sys.executable,
+            "-m",
+            "medmt5.cli",
+            "tokens",
+            f"--mixture={e.mixture}",
+            f"--vocabulary={e.vocabulary}",
+        ]
         command += [f"--token_store={root}"]
         logger.info("token stores of %s are made first: %s", e.mixture, " ".join(command[1:]))
         if subprocess.run(command, check=False).returncode:
@@ -188,13 +196,18 @@ def _check_same_data(saved: dict[str, str], now: dict[str, str], model_dir: Path
     changed = sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
     if changed:
         raise InputError(
-            f"the token stores changed since {model_dir} was started: {', '.join(changed)}; restore them, or start in another MODEL_DIR "
+            f"the token stores changed since {model_dir} was started: {', '.join(changed)}; restore them, or "
+            "start in another MODEL_DIR "
             "with INITIAL_CHECKPOINT_PATH"
         )
 
 
-def _make_evaluate(e: Experiment, stores, make_batches, mesh, shardings) -> Callable[[steps.TrainState], dict[str, float]]:
-    """Returns state -> {"eval_loss", "eval_accuracy"} over `eval_steps` fixed batches of the dev split; {} without one."""
+def _make_evaluate(
+    e: Experiment, stores, make_batches, mesh, shardings
+) -> Callable[[steps.TrainState], dict[str, float]]:
+    """Returns state -> {"eval_loss", "eval_accuracy"} over `eval_steps` fixed batches of the dev split; {} without
+    one.
+    """
     if not stores:
         return lambda state: {}
     eval_step = steps.make_eval_step(e.model, e.objective, mesh=mesh, shardings=shardings)

@@ -116,7 +116,15 @@ def test_a_missing_file_says_where_it_was_looked_for():
 
 
 def test_strings_need_no_inner_quotes_and_literals_stay_literals():
-    flags = ["--gin.A=/x y", "--gin.B='/x'", "--gin.C=3", "--gin.D={'a': 1}", "--gin.E=None", "--gin.F=@m.f()", "--gin.G=1e-3"]
+    flags = [
+        "--gin.A=/x y",
+        "--gin.B='/x'",
+        "--gin.C=3",
+        "--gin.D={'a': 1}",
+        "--gin.E=None",
+        "--gin.F=@m.f()",
+        "--gin.G=1e-3",
+    ]
     bindings, others = config.parse_flags([*flags, "other"])
     assert others == ["other"]
     assert bindings == ["A = '/x y'", "B = '/x'", "C = 3", "D = {'a': 1}", "E = None", "F = @m.f()", "G = 1e-3"]

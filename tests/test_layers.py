@@ -25,7 +25,10 @@ FORBIDDEN = {
     "tokens": (DATA_STACK | JAX_STACK | {"gin"}, CORE | SEQIO),
     "batch": (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"}),
     "errors": (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"}),
-    **{unit: (DATA_STACK | {"gin"}, SEQIO) for unit in ("label", "labelling", "evaluate", "train", "model_files", "progress")},
+    **{
+        unit: (DATA_STACK | {"gin"}, SEQIO)
+        for unit in ("label", "labelling", "evaluate", "train", "model_files", "progress")
+    },
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -71,7 +74,16 @@ def test_the_rules_would_notice(tmp_path):
 
 @pytest.mark.parametrize(
     "module",
-    ["model.mt5", "training.loop", "training.step", "decoding.constrained", "checkpoints.manager", "train", "label", "evaluate"],
+    [
+        "model.mt5",
+        "training.loop",
+        "training.step",
+        "decoding.constrained",
+        "checkpoints.manager",
+        "train",
+        "label",
+        "evaluate",
+    ],
 )
 def test_importing_loads_no_tensorflow(module):
     code = f"import sys, medmt5.{module}; sys.exit(', '.join({DATA_STACK!r} & set(sys.modules)) or 0)"

@@ -1,8 +1,9 @@
 """A 32-bit digest of every array of a tree, computed where the arrays lie.
 
-Orbax restores a checkpoint with a flipped bit without a word. The digest sums each array's bit patterns, multiplied by odd numbers that depend on the
-position, modulo 2^32: one wrong bit at place b changes the sum by an odd multiple of 2^b, which is never 0. It is a reduction, so sharded arrays
-are never gathered, and the same numbers give the same digest on every mesh.
+Orbax restores a checkpoint with a flipped bit without a word. The digest sums each array's bit patterns, multiplied by
+odd numbers that depend on the position, modulo 2^32: one wrong bit at place b changes the sum by an odd multiple of
+2^b, which is never 0. It is a reduction, so sharded arrays are never gathered, and the same numbers give the same
+digest on every mesh.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ def _leaf_digests(tree: Any) -> Any:
 
 
 def _digest(x: jax.Array) -> jax.Array:
-    bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]).astype(jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]).astype(
+        jnp.uint32
+    )
     weights = jnp.uint32(1)
     stride = np.uint32(0x9E3779B1)  # any odd number; another one for each axis, so that swapped elements show
     for axis in range(bits.ndim):

@@ -4,8 +4,8 @@
     MODEL_DIR/checkpoint_<step>/data/      JSON: what the data needs to go on (the token stores' digests, the next step)
     MODEL_DIR/checkpoint_<step>/digests/   JSON: path -> digest of `state`
 
-A restore that fails or does not match its digests is reported on standard error and the next older checkpoint is tried: a damaged file costs steps, never
-silently wrong weights.
+A restore that fails or does not match its digests is reported on standard error and the next older checkpoint is tried:
+a damaged file costs steps, never silently wrong weights.
 """
 
 from __future__ import annotations
@@ -50,12 +50,15 @@ class CheckpointManager:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data), digests=ocp.args.JsonSave(tree_digests(state))
+                state=ocp.args.StandardSave(state),
+                data=ocp.args.JsonSave(data),
+                digests=ocp.args.JsonSave(tree_digests(state)),
             ),
         )
 
     def restore_newest(self, shapes: Any, shardings: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """Returns (step, state, data) of the newest checkpoint that matches its digests, None if there is no checkpoint.
+        """Returns (step, state, data) of the newest checkpoint that matches its digests, None if there is no
+        checkpoint.
 
         Raises InputError when there are checkpoints but none is good.
         """
@@ -81,7 +84,8 @@ class CheckpointManager:
             return step, restored.state, restored.data
         if steps:
             raise InputError(
-                f"none of the {len(steps)} checkpoints in {self.directory} can be restored (see the errors above); a changed model or "
+                f"none of the {len(steps)} checkpoints in {self.directory} can be restored (see the errors "
+                "above); a changed model or "
                 "optimizer needs another MODEL_DIR, with INITIAL_CHECKPOINT_PATH to start from these weights"
             )
         return None
@@ -104,9 +108,14 @@ def find_checkpoint(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise InputError(f"no such folder: {path}; give a MODEL_DIR, or one {PREFIX}_<step> folder in it")
-    steps = {step: child for child in path.iterdir() if (step := _step_of(child)) is not None and (child / "state").is_dir()}
+    steps = {
+        step: child for child in path.iterdir() if (step := _step_of(child)) is not None and (child / "state").is_dir()
+    }
     if not steps:
-        raise InputError(f"no {PREFIX}_<step> in {path}; give a MODEL_DIR that `medmt5 train` has written to, or one of its checkpoints")
+        raise InputError(
+            f"no {PREFIX}_<step> in {path}; give a MODEL_DIR that `medmt5 train` has written to, or one of its "
+            "checkpoints"
+        )
     return steps[max(steps)]
 
 
@@ -145,8 +154,12 @@ def restore_params(checkpoint: Path, shapes: Any, shardings: Any) -> Any:
 
 
 def _check_shapes(checkpoint: Path, metadata: Any, shapes: Any) -> None:
-    stored = {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(metadata)}
-    wanted = {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    stored = {
+        jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(metadata)
+    }
+    wanted = {
+        jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+    }
     problems = [f"  missing in the checkpoint: {name} {shape}" for name, shape in wanted.items() if name not in stored]
     problems += [f"  not in this model: {name} {shape}" for name, shape in stored.items() if name not in wanted]
     problems += [
@@ -155,7 +168,9 @@ def _check_shapes(checkpoint: Path, metadata: Any, shapes: Any) -> None:
         if name in stored and stored[name] != shape
     ]
     if problems:
-        raise InputError(f"{checkpoint} does not fit this model; use the same model file and VOCAB_SIZE\n" + "\n".join(problems[:12]))
+        raise InputError(
+            f"{checkpoint} does not fit this model; use the same model file and VOCAB_SIZE\n" + "\n".join(problems[:12])
+        )
 
 
 def _check_digests(state: Any, digests: dict[str, int]) -> None:
@@ -165,7 +180,10 @@ def _check_digests(state: Any, digests: dict[str, int]) -> None:
 def _compare(ours: dict[str, int], stored: dict[str, int], what: Any) -> None:
     wrong = [path for path, value in ours.items() if stored.get(path) != value]
     if wrong:
-        raise InputError(f"{what}: {len(wrong)} of {len(ours)} arrays differ from what was saved, first {wrong[0]}: the file is damaged")
+        raise InputError(
+            f"{what}: {len(wrong)} of {len(ours)} arrays differ from what was saved, first {wrong[0]}: the file "
+            "is damaged"
+        )
 
 
 @contextmanager

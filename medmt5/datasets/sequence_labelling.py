@@ -80,8 +80,11 @@ class SequenceLabelling(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
         examples = READERS[config.declaration.format](path, config.lang, config.declaration.label_map, self.repairs)
+        number = -1
         for number, example in enumerate(examples):
             yield number, example.to_json() | {"spans": [span._asdict() for span in example.spans]}
+        if number < 0:
+            raise InputError(f"{path} holds no sentences; put the data there")
         self.info.metadata["repairs"] = self.repairs.to_json()
 
 

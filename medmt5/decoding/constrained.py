@@ -6,7 +6,7 @@ Ids in, hypotheses out; words, labels and text are the caller's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +19,22 @@ from medmt5.model import mt5
 
 
 def make_label_decoder(
-    config: mt5.MT5Config, mesh: Mesh, *, beam_size: int, scoring: str = "full", normalize_length: bool = True
+    config: mt5.MT5Config,
+    mesh: Mesh,
+    *,
+    beam_size: int,
+    scoring: Literal["full", "local"] = "full",
+    normalize_length: bool = True,
 ) -> Callable[[Any, jax.Array, LabelTables, int], LabelHypotheses]:
     """Returns decode(params, encoder_tokens [batch, inputs] int32, tables, num_steps) -> LabelHypotheses.
 
-    Compiles once for each shape of (batch, inputs, pieces, labels, num_steps). `num_steps` bounds the tokens of an output.
+    Compiles once for each shape of (batch, inputs, pieces, labels, num_steps). `num_steps` bounds the tokens of an
+    output.
     """
     model = mt5.MT5(config)
 
     def decode(params, encoder_tokens, tables, num_steps):
-        encoded = model.apply({"params": params}, encoder_tokens, method="encode")
+        encoded: Any = model.apply({"params": params}, encoder_tokens, method="encode")
         cross = mt5.cross_keys_values(config, params, encoded)
         cross = jax.tree.map(lambda x: jnp.repeat(x, beam_size, axis=1), cross)
         encoded_mask = jnp.repeat(encoder_tokens > 0, beam_size, axis=0)

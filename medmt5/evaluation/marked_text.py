@@ -22,12 +22,9 @@ PAGE = """<!doctype html>
   p { overflow-wrap: anywhere; }
   mark { background: hsl(var(--hue) 75% 85%); color: #111; border-radius: .3em; padding: .1em .3em; }
   mark small { font-weight: 600; margin-left: .35em; color: hsl(var(--hue) 80% 22%); }
-</style>
-{% for document in documents -%}
-<p lang="">{% for text, label in document %}{% if label %}<mark style="--hue: {{ hues[label] }}">{{ text }}<small>{{ label }}</small></mark>
-{%- else %}{{ text }}{% endif %}{% endfor %}</p>
-{% endfor -%}
-</html>
+</style> {% for document in documents -%} <p lang="">{% for text, label in document %}{% if label %}<mark style="--hue:
+{{ hues[label] }}">{{ text }}<small>{{ label }}</small></mark> {%- else %}{{ text }}{% endif %}{% endfor %}</p> {%
+endfor -%} </html>
 """
 
 

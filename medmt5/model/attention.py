@@ -54,7 +54,9 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Projections around `attend`. Kernels are 2-D, [embed, heads * head_dim], as in T5X's and Hugging Face's checkpoints."""
+    """Projections around `attend`. Kernels are 2-D, [embed, heads * head_dim], as in T5X's and Hugging Face's
+    checkpoints.
+    """
 
     num_heads: int
     head_dim: int
@@ -76,8 +78,9 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, KeyValues | None]:
         """Attends from `x` [batch, queries, embed] to `source` [batch, keys, embed].
 
-        Instead of `source`: `cross`, keys and values computed before, or (self-attention, one query) `cache`, to whose slot
-        `cache_index` the new key and value are written. Returns the output, shaped as `x`, and the updated cache (None without one).
+        Instead of `source`: `cross`, keys and values computed before, or (self-attention, one query) `cache`, to whose
+        slot `cache_index` the new key and value are written. Returns the output, shaped as `x`, and the updated cache
+        (None without one).
         """
         joined = self.num_heads * self.head_dim
         fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -96,8 +99,11 @@ class Attention(nn.Module):
         else:
             keys, values = project("key", source), project("value", source)
         if cache is not None:
+            assert cache_index is not None
             keys = jax.lax.dynamic_update_slice_in_dim(cache.keys, keys.astype(cache.keys.dtype), cache_index, axis=1)
-            values = jax.lax.dynamic_update_slice_in_dim(cache.values, values.astype(cache.values.dtype), cache_index, axis=1)
+            values = jax.lax.dynamic_update_slice_in_dim(
+                cache.values, values.astype(cache.values.dtype), cache_index, axis=1
+            )
             cache = KeyValues(keys, values)
         rng = None if deterministic or not self.dropout_rate else self.make_rng("dropout")
         out = attend(queries, keys, values, mask=mask, bias=bias, dropout_rate=self.dropout_rate, dropout_rng=rng)

@@ -1,6 +1,7 @@
 """The parts of a T5 1.1 layer that are not attention: dense kernels, RMS norm, gated MLP, relative position bias.
 
-No biases anywhere, float32 parameters, compute in `dtype`. Every parameter names its axes; a mesh file maps the names to devices.
+No biases anywhere, float32 parameters, compute in `dtype`. Every parameter names its axes; a mesh file maps the names
+to devices.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class RMSNorm(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """wo(gelu(wi_0 x) * wi_1 x) with the tanh GELU (Shazeer 2020, T5 1.1's GEGLU): [batch, length, embed] -> the same shape."""
+    """wo(gelu(wi_0 x) * wi_1 x) with the tanh GELU (Shazeer 2020, T5 1.1's GEGLU): [batch, length, embed] -> the same
+    shape.
+    """
 
     mlp_dim: int
     dropout_rate: float
@@ -98,7 +101,8 @@ def relative_position_bucket(
 ) -> jax.Array:
     """Returns the bucket, int32 in [0, num_buckets), of `distance` = key position - query position, any shape int32.
 
-    Half of the buckets (of each direction) are exact, the rest grow logarithmically up to `max_distance`; farther is the last one.
+    Half of the buckets (of each direction) are exact, the rest grow logarithmically up to `max_distance`; farther is
+    the last one.
     """
     bucket = jnp.zeros_like(distance)
     if bidirectional:

@@ -1,8 +1,10 @@
-"""mT5: encoder and decoder stacks, scanned over layers; encoding, teacher-forced decoding and one-token cached decoding.
+"""mT5: encoder and decoder stacks, scanned over layers; encoding, teacher-forced decoding and one-token cached
+decoding.
 
-The model ends at the decoder's last hidden states. Logits over 250,112 rows are the loss's and the search's business: both take the
-output kernel, `output_kernel(params)` [embed, vocab], and never hold more of the logits than they must. Layers are stacked on axis 0 of
-their parameters whether they are scanned or unrolled, so `scan_layers` changes speed, never a checkpoint.
+The model ends at the decoder's last hidden states. Logits over 250,112 rows are the loss's and the search's business:
+both take the output kernel, `output_kernel(params)` [embed, vocab], and never hold more of the logits than they must.
+Layers are stacked on axis 0 of their parameters whether they are scanned or unrolled, so `scan_layers` changes speed,
+never a checkpoint.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ REMAT_POLICIES = {
 class MT5Config:
     """The shape of an mT5 and how it computes.
 
-    `vocab_size` counts rows of the embedding and output matrices (250,112 for the public mT5), not pieces. `remat_policy` is what the
+    `vocab_size` counts rows of the embedding and output matrices (250,112 for the public mT5), not pieces.
+    `remat_policy` is what the
     backward pass recomputes: "none", "minimal" (all but the matrix products) or "full".
     """
 
@@ -87,7 +90,9 @@ class DecoderLayer(nn.Module):
         encoded_mask: jax.Array,
         cache_index: jax.Array | None,
     ) -> tuple[jax.Array, KeyValues | None]:
-        """`layered` is this layer's (self-attention cache, cross-attention keys and values) when decoding with a cache."""
+        """`layered` is this layer's (self-attention cache, cross-attention keys and values) when decoding with a
+        cache.
+        """
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         cache, cross = layered if layered is not None else (None, None)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
@@ -157,16 +162,17 @@ class Decoder(nn.Module):
         if layered is None:
             queries = keys = jnp.arange(x.shape[1])
         else:
+            assert cache_index is not None
             queries, keys = cache_index + jnp.arange(x.shape[1]), jnp.arange(layered[0].keys.shape[2])
         bias = RelativePositionBias(c.num_heads, bidirectional=False, name="relpos_bias")(queries, keys)
         layers = _stack(DecoderLayer, c, c.num_decoder_layers, (0, *[nn.broadcast] * 5))
         x = dropout(c.dropout_rate)(x, deterministic)
-        x, cache = layers(c, deterministic, name="layers")(
-            x, layered, bias, mask, encoded, encoded_mask, cache_index
-        )
+        x, cache = layers(c, deterministic, name="layers")(x, layered, bias, mask, encoded, encoded_mask, cache_index)
         x = RMSNorm(jnp.dtype(c.dtype), name="decoder_norm")(x)
         x = dropout(c.dropout_rate)(x, deterministic)
-        if self.is_initializing():  # used through output_kernel(); made here so that it belongs to the decoder, as in T5X
+        if (
+            self.is_initializing()
+        ):  # used through output_kernel(); made here so that it belongs to the decoder, as in T5X
             initializer = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
             Kernel(c.vocab_size, ("embed", "vocab"), initializer, name="logits_dense")(x)
         return x, cache
@@ -179,7 +185,9 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Looks up [batch, length] int32 -> [batch, length, embed]: a gather, never a one-hot product."""
-        table = self.param("embedding", named(nn.initializers.normal(1.0), "vocab", "embed"), (self.vocab_size, self.emb_dim))
+        table = self.param(
+            "embedding", named(nn.initializers.normal(1.0), "vocab", "embed"), (self.vocab_size, self.emb_dim)
+        )
         return jnp.take(table, tokens, axis=0)
 
 
@@ -194,7 +202,9 @@ class MT5(nn.Module):
         self.decoder = Decoder(self.config)
 
     def __call__(self, batch: dict[str, jax.Array], *, deterministic: bool = True) -> jax.Array:
-        """Returns the decoder's last hidden states, [batch, targets, embed] in the compute dtype, for a `medmt5.batch` batch."""
+        """Returns the decoder's last hidden states, [batch, targets, embed] in the compute dtype, for a `medmt5.batch`
+        batch.
+        """
         inputs, targets = batch["encoder_input_tokens"], batch["decoder_input_tokens"]
         encoded = self.encode(inputs, batch.get("encoder_segment_ids"), deterministic=deterministic)
         causal = jnp.tril(jnp.ones((targets.shape[1], targets.shape[1]), bool))[None, None]
@@ -230,7 +240,7 @@ class MT5(nn.Module):
           index: int32 scalar.
         """
         visible = (jnp.arange(cache.keys.shape[2]) <= index)[None, None, None, :]
-        hidden, cache = self.decoder(
+        hidden, updated = self.decoder(
             self._embed(tokens[:, None]),
             mask=visible,
             encoded=None,
@@ -239,7 +249,8 @@ class MT5(nn.Module):
             layered=(cache, cross),
             cache_index=index,
         )
-        return hidden[:, 0], cache
+        assert updated is not None
+        return hidden[:, 0], updated
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         return self.token_embedder(tokens).astype(self.config.dtype)
@@ -255,7 +266,9 @@ def output_kernel(params: Any) -> jax.Array:
 
 
 def cross_keys_values(config: MT5Config, params: Any, encoded: jax.Array) -> KeyValues:
-    """Projects `encoded` [batch, inputs, embed] once for all decoder layers: [layers, batch, inputs, heads, head_dim]."""
+    """Projects `encoded` [batch, inputs, embed] once for all decoder layers: [layers, batch, inputs, heads,
+    head_dim].
+    """
     attention = params["decoder"]["layers"]["encoder_decoder_attention"]
 
     def project(kernel):

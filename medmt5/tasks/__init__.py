@@ -2,7 +2,8 @@
 
 import os
 
-# TensorFlow, used here on the CPU alone, complains of missing GPUs; it reads this when it is first imported. A few lines
+# TensorFlow, used here on the CPU alone, complains of missing GPUs; it reads this when it is first imported. A few
+# lines
 # that it writes before its logging is set up remain.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

@@ -41,7 +41,9 @@ class LabelVocabulary(seqio.Vocabulary):
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
         tokenizer = self.tokenizer  # found now, so that a missing file is told here and not inside TensorFlow
 
-        def encode(text: bytes) -> np.ndarray:
+        def encode(text: bytes | np.ndarray) -> np.ndarray:
+            if isinstance(text, np.ndarray):  # a scalar, outside a tf.data pipeline
+                text = text.item()
             return np.array(tokenizer.encode(text.decode("utf-8")), np.int32)
 
         return tf.ensure_shape(tf.numpy_function(encode, [s], tf.int32), [None])

@@ -1,7 +1,8 @@
 """The training loop: evaluate, save, draw, step, in this order.
 
-Evaluation and saving come before the batch of a step is drawn and on the state before its update, so a checkpoint of step n holds exactly what a run that
-stops at n has seen. The first checkpoint is the start itself, the last one the end; SIGTERM saves where it stands.
+Evaluation and saving come before the batch of a step is drawn and on the state before its update, so a checkpoint of
+step n holds exactly what a run that stops at n has seen. The first checkpoint is the start itself, the last one the
+end; SIGTERM saves where it stands.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class Preempted(Exception):
     """SIGTERM was received and the state saved; the same command goes on from there."""
 
     def __init__(self, step: int):
-        super().__init__(f"stopped by SIGTERM; everything up to step {step} is saved. The same command goes on from there.")
+        super().__init__(
+            f"stopped by SIGTERM; everything up to step {step} is saved. The same command goes on from there."
+        )
         self.step = step
 
 
@@ -142,7 +145,9 @@ class _Preemption:
             signal.signal(signal.SIGTERM, self._previous)
 
 
-def _write(log: MetricsLog, report: Callable[[int, dict[str, float]], None], step: int, metrics: dict[str, float]) -> None:
+def _write(
+    log: MetricsLog, report: Callable[[int, dict[str, float]], None], step: int, metrics: dict[str, float]
+) -> None:
     if metrics:
         log.write(step, metrics)
         report(step, metrics)
@@ -151,6 +156,7 @@ def _write(log: MetricsLog, report: Callable[[int, dict[str, float]], None], ste
 def _check_finite(metrics: dict[str, float], step: int, period: int) -> None:
     if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
         raise InputError(
-            f"the loss is {metrics['loss']}, the gradient norm {metrics['grad_norm']} between steps {max(0, step - period)} and {step}; "
+            f"the loss is {metrics['loss']}, the gradient norm {metrics['grad_norm']} between steps "
+            f"{max(0, step - period)} and {step}; "
             "lower LEARNING_RATE or raise WARMUP_STEPS, and start the command again to go on from the last checkpoint"
         )

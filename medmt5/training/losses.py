@@ -1,7 +1,8 @@
 """Cross-entropy over a large vocabulary that never holds all the logits.
 
-Logits of a step at mT5's 250,112 rows are gigabytes. The loss walks over the target length in chunks; each chunk's logits live only while
-its loss and its gradients are computed, in the same pass (custom VJP: the backward pass only scales what the forward pass kept).
+Logits of a step at mT5's 250,112 rows are gigabytes. The loss walks over the target length in chunks; each chunk's
+logits live only while its loss and its gradients are computed, in the same pass (custom VJP: the backward pass only
+scales what the forward pass kept).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ CHUNK_BYTES = 64 * 2**20
 class Loss(NamedTuple):
     """Sums over all weighted tokens, float32 scalars; divide by `weight` for means.
 
-    `total` = `cross_entropy` (label smoothing's constant entropy removed, as T5X) + `z_loss`; `correct` counts argmax hits.
+    `total` = `cross_entropy` (label smoothing's constant entropy removed, as T5X) + `z_loss`; `correct` counts argmax
+    hits.
     """
 
     total: jax.Array
@@ -41,7 +43,8 @@ def vocabulary_loss(
 ) -> Loss:
     """Returns the summed loss of logits = hidden @ kernel, in float32.
 
-    Per token: logsumexp(l) - sum(soft * l) + z_loss * logsumexp(l)^2, with soft targets 1 - s on the target and s / (V - 1) elsewhere.
+    Per token: logsumexp(l) - sum(soft * l) + z_loss * logsumexp(l)^2, with soft targets 1 - s on the target and s / (V
+      - 1) elsewhere.
 
     Args:
       hidden: [batch, length, embed], any float dtype.
@@ -59,7 +62,8 @@ def vocabulary_loss(
         hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
         targets, weights = (jnp.pad(x, ((0, 0), (0, padding))) for x in (targets, weights))
     total, parts = _chunked_loss(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_length)
-    return Loss(total, *parts, jnp.sum(weights))
+    cross_entropy, z, correct = parts
+    return Loss(total, cross_entropy, z, correct, jnp.sum(weights))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -121,7 +125,10 @@ def _chunk_losses(h, kernel, t, w, z_loss, label_smoothing):
 
 
 def _split(chunk_length, *arrays):
-    """[batch, length, ...] -> [chunks, batch, chunk_length, ...]; the batch axis stays whole, so its sharding survives."""
+    """[batch, length, ...] -> [chunks, batch, chunk_length, ...]; the batch axis stays whole, so its sharding
+    survives.
+    """
     return tuple(
-        jnp.moveaxis(x.reshape(x.shape[0], x.shape[1] // chunk_length, chunk_length, *x.shape[2:]), 1, 0) for x in arrays
+        jnp.moveaxis(x.reshape(x.shape[0], x.shape[1] // chunk_length, chunk_length, *x.shape[2:]), 1, 0)
+        for x in arrays
     )

@@ -1,6 +1,7 @@
 """Training metrics on disk: `metrics.jsonl` (one object a line) and TensorBoard events.
 
-A run that goes on from step n drops the lines after n, so that a killed and resumed run's file reads like that of a run never killed.
+A run that goes on from step n drops the lines after n, so that a killed and resumed run's file reads like that of a run
+never killed.
 """
 
 from __future__ import annotations

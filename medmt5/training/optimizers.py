@@ -1,7 +1,8 @@
 """Adafactor as T5X's and AdamW, layer by layer where layers are stacked, and how their state is sharded.
 
-optax has the pieces; what it lacks is that one leaf of ours holds all layers of a stack. Factoring, clipping and the parameter scale must see each layer
-alone, so the transformation is mapped over the `layers` axis: a scanned and an unscanned model take the same steps.
+optax has the pieces; what it lacks is that one leaf of ours holds all layers of a stack. Factoring, clipping and the
+parameter scale must see each layer alone, so the transformation is mapped over the `layers` axis: a scanned and an
+unscanned model take the same steps.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def adafactor(
 ) -> optax.GradientTransformation:
     """Adafactor (Shazeer & Stern 2018) as T5X runs it: factored second moments, no momentum, update clipped to RMS 1.
 
-    Steps are multiplied by max(RMS(parameter), 1e-3) unless `multiply_by_parameter_scale` is False (the authors' fine-tuning).
+    Steps are multiplied by max(RMS(parameter), 1e-3) unless `multiply_by_parameter_scale` is False (the authors'
+    fine-tuning).
     """
     steps = [
         optax.scale_by_factored_rms(decay_rate=decay_rate, min_dim_size_to_factor=MIN_DIM_SIZE_TO_FACTOR),
@@ -38,7 +40,11 @@ def adafactor(
 
 
 def adamw(
-    learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
+    learning_rate: optax.ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019); element-wise, so stacked layers need no care."""
     return optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
@@ -47,7 +53,8 @@ def adamw(
 def _each_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
     """Maps `transformation` over axis 0 of every leaf below a `layers` key, and leaves the others whole."""
     mapped = optax.GradientTransformation(
-        jax.vmap(transformation.init), lambda updates, state, params: jax.vmap(transformation.update)(updates, state, params)
+        jax.vmap(transformation.init),
+        lambda updates, state, params: jax.vmap(transformation.update)(updates, state, params),
     )
 
     def kinds(params):
@@ -60,10 +67,12 @@ def _each_layer(transformation: optax.GradientTransformation) -> optax.GradientT
 
 
 def state_specs(opt_state: Any, param_specs: Any, param_shapes: Any) -> Any:
-    """Returns a PartitionSpec a leaf of `opt_state` (ShapeDtypeStructs by eval_shape), derived from the parameters' specs.
+    """Returns a PartitionSpec a leaf of `opt_state` (ShapeDtypeStructs by eval_shape), derived from the parameters'
+    specs.
 
-    A leaf belongs to the parameter whose path ends its own. With the parameter's shape it is sharded like it; a factored statistic has
-    lost one of the parameter's two largest axes, and loses that entry of the spec; anything else (counts, placeholders) is replicated.
+    A leaf belongs to the parameter whose path ends its own. With the parameter's shape it is sharded like it; a
+    factored statistic has lost one of the parameter's two largest axes, and loses that entry of the spec; anything else
+    (counts, placeholders) is replicated.
     """
     P = jax.sharding.PartitionSpec
     is_spec = lambda x: isinstance(x, P)  # noqa: E731

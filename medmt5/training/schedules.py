@@ -21,7 +21,9 @@ def rsqrt(learning_rate: float, warmup_steps: int) -> optax.Schedule:
 
 
 def cosine(learning_rate: float, train_steps: int, warmup_steps: int = 0) -> optax.Schedule:
-    """Linear warm-up, then half a cosine down to 0 at `train_steps` (the authors' fine-tuning: 1e-4, 500 warm-up steps)."""
+    """Linear warm-up, then half a cosine down to 0 at `train_steps` (the authors' fine-tuning: 1e-4, 500 warm-up
+    steps).
+    """
 
     def schedule(step):
         warm = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))

@@ -1,7 +1,8 @@
 """The train step: a pure function (state, batch) -> (state, metrics), and the state it carries.
 
-Loss, gradients and counts are summed over microbatches before anything is divided, so microbatches and sharding change nothing but rounding.
-Randomness is `fold_in(key(seed), step)`: a step does not know whether the run was ever interrupted.
+Loss, gradients and counts are summed over microbatches before anything is divided, so microbatches and sharding change
+nothing but rounding. Randomness is `fold_in(key(seed), step)`: a step does not know whether the run was ever
+interrupted.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Batch = dict[str, jax.Array]
 class TrainState(struct.PyTreeNode):
     """step: int32 scalar; params: float32 tree as `mt5.init_params` (unboxed); opt_state: optax's."""
 
-    step: jax.Array
+    step: Any
     params: Any
     opt_state: Any
 
@@ -38,7 +39,8 @@ class TrainState(struct.PyTreeNode):
 class Objective:
     """What is minimised: mean cross-entropy a target token, plus z_loss * logsumexp^2.
 
-    `loss_normalizing_factor` divides the summed loss: None = the batch's number of weighted target tokens (T5X's NUM_REAL_TARGET_TOKENS), or a number.
+    `loss_normalizing_factor` divides the summed loss: None = the batch's number of weighted target tokens (T5X's
+    NUM_REAL_TARGET_TOKENS), or a number.
     """
 
     z_loss: float = 0.0
@@ -90,18 +92,20 @@ def make_train_step(
     shardings: TrainState,
     num_microbatches: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns the jitted step. The state is donated; metrics are float32 scalars: the sums of `losses.Loss`, `grad_norm`."""
+    """Returns the jitted step. The state is donated; metrics are float32 scalars: the sums of `losses.Loss`,
+    `grad_norm`.
+    """
     model = mt5.MT5(config)
 
     def loss_fn(params, batch, rng, normalizer):
         rngs = {"dropout": rng} if config.dropout_rate else None
-        hidden = model.apply({"params": params}, batch, deterministic=rngs is None, rngs=rngs)
+        hidden: Any = model.apply({"params": params}, batch, deterministic=rngs is None, rngs=rngs)
         loss = batch_loss(hidden, params, batch, objective)
         return loss.total / normalizer, loss
 
     def train_step(state: TrainState, batch: Batch):
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        normalizer = objective.loss_normalizing_factor
+        normalizer: Any = objective.loss_normalizing_factor
         if normalizer is None:
             normalizer = jnp.maximum(jnp.sum(batch["decoder_loss_weights"]), 1.0)
         gradient = jax.grad(loss_fn, has_aux=True)
@@ -116,7 +120,8 @@ def make_train_step(
 
     data, everywhere = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
     return _in_context(
-        jax.jit(train_step, in_shardings=(shardings, data), out_shardings=(shardings, everywhere), donate_argnums=0), mesh
+        jax.jit(train_step, in_shardings=(shardings, data), out_shardings=(shardings, everywhere), donate_argnums=0),
+        mesh,
     )
 
 
@@ -127,7 +132,8 @@ def make_eval_step(
     model = mt5.MT5(config)
 
     def eval_step(params, batch):
-        return batch_loss(model.apply({"params": params}, batch), params, batch, objective)
+        hidden: Any = model.apply({"params": params}, batch)
+        return batch_loss(hidden, params, batch, objective)
 
     data, everywhere = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
     return _in_context(jax.jit(eval_step, in_shardings=(shardings.params, data), out_shardings=everywhere), mesh)
@@ -148,7 +154,8 @@ def check_microbatches(batch_size: int, data_shards: int, num_microbatches: int)
     """Raises InputError unless every data shard's rows split into `num_microbatches`."""
     if batch_size % (data_shards * num_microbatches):
         raise InputError(
-            f"BATCH_SIZE = {batch_size} is not a multiple of {data_shards} data shards x {num_microbatches} microbatches; "
+            f"BATCH_SIZE = {batch_size} is not a multiple of {data_shards} data shards x {num_microbatches} "
+            "microbatches; "
             f"set it to a multiple of {data_shards * num_microbatches}"
         )
 

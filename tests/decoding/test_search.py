@@ -113,8 +113,7 @@ def broken(kernel):
     return kernel
 
 
-@pytest.mark.parametrize("scoring", ["full", "local"])
-@pytest.mark.parametrize("beam_size", [1, 4])
+@pytest.mark.parametrize(("scoring", "beam_size"), [("full", 1), ("full", 4), ("local", 4)])
 @pytest.mark.parametrize("kernel", [KERNEL, broken(KERNEL)], ids=["random", "overflowing"])
 def test_every_output_obeys_the_rules_and_copies_its_sentence(scoring, beam_size, kernel):
     rng = np.random.default_rng(1)
@@ -261,8 +260,7 @@ def reference_beam(reference, model, beam_size, normalize_length):
     return {prefix: rank((prefix, total)) for prefix, total in beam.items()}
 
 
-@pytest.mark.parametrize("normalize_length", [True, False])
-@pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.parametrize(("beam_size", "normalize_length"), [(1, True), (3, True), (3, False)])
 def test_greedy_and_narrow_beams_equal_a_plain_python_search(references, beam_size, normalize_length):
     scoring, made = references
     found = run(
@@ -303,14 +301,13 @@ def test_the_toy_model_notices_a_cache_that_is_not_reordered(references, monkeyp
     assert wrong > MODELS
 
 
-@pytest.mark.parametrize("scoring", ["full", "local"])
-def test_scores_are_float32_whatever_the_dtype_of_the_model(scoring):
+def test_scores_are_float32_whatever_the_dtype_of_the_model():
     def rounded(cache, tokens, step):
         hidden, cache = toy_step(cache, tokens, step, jnp.bfloat16)
         return hidden.astype(jnp.float32), cache
 
     kernel = KERNEL.astype(jnp.bfloat16)
-    arguments = {"beam_size": 3, "num_steps": NUM_STEPS, "scoring": scoring, "normalize_length": True}
+    arguments = {"beam_size": 3, "num_steps": NUM_STEPS, "scoring": "full", "normalize_length": True}
     low = run(SEEDS.reshape(-1), TABLES, kernel, step_fn=partial(toy_step, dtype=jnp.bfloat16), **arguments)
     high = run(SEEDS.reshape(-1), TABLES, kernel.astype(np.float32), step_fn=rounded, **arguments)
     assert low.scores.dtype == jnp.float32

@@ -99,7 +99,10 @@ def reference_hidden(params, inputs, targets):
 def test_hidden_states_equal_a_plain_numpy_t5(params):
     rng = np.random.default_rng(0)
     inputs, targets = rng.integers(3, 90, 40), rng.integers(3, 90, 37)
-    batch = {"encoder_input_tokens": inputs[None].astype(np.int32), "decoder_input_tokens": targets[None].astype(np.int32)}
+    batch = {
+        "encoder_input_tokens": inputs[None].astype(np.int32),
+        "decoder_input_tokens": targets[None].astype(np.int32),
+    }
     expected = reference_hidden(params, inputs, targets)
     np.testing.assert_allclose(apply(params, batch)[0], expected, rtol=1e-4, atol=1e-5)
 
@@ -139,7 +142,10 @@ def test_packed_equals_unpacked(params):
     hidden = apply(params, packed)[0]
     start = 0
     for inputs, targets in singles:
-        alone = {"encoder_input_tokens": inputs[None].astype(np.int32), "decoder_input_tokens": targets[None].astype(np.int32)}
+        alone = {
+            "encoder_input_tokens": inputs[None].astype(np.int32),
+            "decoder_input_tokens": targets[None].astype(np.int32),
+        }
         np.testing.assert_allclose(hidden[start : start + len(targets)], apply(params, alone)[0], rtol=1e-4, atol=1e-5)
         start += len(targets)
 

@@ -1,4 +1,6 @@
-"""A step is the same step on every mesh, in any number of microbatches, and at any size it can be traced. Needs the 8 virtual devices of conftest.py."""
+"""A step is the same step on every mesh, in any number of microbatches, and at any size it can be traced. Needs the 8
+virtual devices of conftest.py.
+"""
 
 import dataclasses
 
@@ -87,11 +89,11 @@ def test_state_keeps_its_shardings_through_a_step():
     rules = MESHES["fsdp_tensor"]
     mesh, optimizer = rules.make_mesh(), optimizers.adafactor(schedules.constant(0.01))
     _, shardings = steps.state_shardings(CONFIG, optimizer, mesh, rules)
-    step = steps.make_train_step(
-        CONFIG, optimizer, steps.Objective(), seed=0, mesh=mesh, shardings=shardings
-    )
+    step = steps.make_train_step(CONFIG, optimizer, steps.Objective(), seed=0, mesh=mesh, shardings=shardings)
     state, _ = step(steps.create_state(CONFIG, optimizer, 1, shardings), partitioning.put_batch(make_batch(0), mesh))
-    jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim) or pytest.fail(f"{x.sharding} != {s}"), state, shardings)
+    jax.tree.map(
+        lambda x, s: x.sharding.is_equivalent_to(s, x.ndim) or pytest.fail(f"{x.sharding} != {s}"), state, shardings
+    )
     kernel = state.params["decoder"]["layers"]["mlp"]["wi_0"]["kernel"]
     assert kernel.addressable_shards[0].data.shape == (3, 128 // 4, 256 // 2)
 
@@ -104,7 +106,8 @@ def test_the_same_seed_gives_the_same_bits_and_dropout_follows_the_seed():
 
 
 def test_adamw_trains_on_every_axis():
-    # eps above rounding: Adam divides a gradient that is all rounding by its own size, and any order of sums would show.
+    # eps above rounding: Adam divides a gradient that is all rounding by its own size, and any order of sums would
+    # show.
     adamw = optimizers.adamw(schedules.constant(0.01), eps=1e-3)
     assert_same(train(MESHES["fsdp_tensor"], optimizer=adamw), train(Partitioning(num_devices=1), optimizer=adamw))
 
