@@ -1,0 +1,139 @@
+"""Token stores hold what tasks yield, are rebuilt when anything they hang on changes, and only then."""
+
+import json
+import os
+import subprocess
+import sys
+import zlib
+
+import pytest
+import seqio
+import zstandard
+
+from medmt5.annotation.tagged_text import parse_target
+from medmt5.errors import InputError
+from medmt5.tasks.caching import build_mixture
+from medmt5.tokenizer import Tokenizer
+from medmt5.tokens.mixture import Mixture
+from medmt5.tokens.store import TokenStore, read_gold
+
+
+def stamps(root):
+    return {
+        path.parent.parent.name + "/" + path.parent.name: path.stat().st_mtime_ns
+        for path in root.rglob("manifest.json")
+    }
+
+
+@pytest.fixture
+def root(environment):
+    return environment / "tokens"
+
+
+def test_a_store_of_pairs_is_what_the_task_yields_with_its_gold(root, tokenizer):
+    mixture = build_mixture("sample_diseases.es", root, tokenizer)
+    assert (
+        mixture
+        == Mixture.read(root, "sample_diseases.es")
+        == Mixture("sample_diseases.es", (("sample_diseases.es", 3.0),))
+    )
+    assert sorted(path.name for path in (root / "sample_diseases.es").iterdir()) == ["dev", "test", "train"]
+    store = TokenStore(root / "sample_diseases.es/train")
+    store.verify()
+    store.check_vocabulary(tokenizer)
+    task = seqio.get_mixture_or_task("sample_diseases.es").get_dataset(None, "train", shuffle=False)
+    for i, example in enumerate(task.as_numpy_iterator()):
+        assert {name: ids.tolist() for name, ids in store[i].items()} == {
+            n: example[n].tolist() for n in ("inputs", "targets")
+        }
+    gold = read_gold(store.directory)
+    assert [example.id for example in gold] == ["train-1", "train-2", "train-3"]
+    for example, tokens in zip(gold, (store[i] for i in range(3)), strict=True):
+        pieces = tokenizer.encode_words(example.words)
+        assert parse_target(tokens["targets"].tolist(), pieces, tokenizer) == example.word_spans
+    assert store.manifest["objective"] == "pairs"
+    assert store.manifest["preprocessors"] == ["encode_examples"]
+
+
+def test_a_store_of_text_holds_documents_without_eos(root, tokenizer):
+    mixture = build_mixture("medical_corpus.es", root, tokenizer)
+    store = TokenStore(root / "medical_corpus.es/train")
+    assert store.manifest["objective"] == "span_corruption"
+    assert store.features == ("targets",)
+    assert len(store) + len(TokenStore(root / "medical_corpus.es/dev")) == 300
+    assert tokenizer.decode(store[0]["targets"]).startswith("El niño tiene asma")
+    assert 1 not in store[0]["targets"]
+    assert mixture.tasks == (("medical_corpus.es", float(store.lengths.sum())),), "text weighs by its tokens"
+
+
+def test_only_what_changed_is_built_again(root, environment, tokenizer, monkeypatch):
+    seqio.MixtureRegistry.add(
+        "test_both", ["sample_diseases.en", "sample_diseases.es"], default_rate=seqio.mixing_rate_num_examples
+    )
+    try:
+        build_mixture("test_both", root, tokenizer)
+        first = stamps(root)
+        assert len(first) == 6
+        build_mixture("test_both", root, tokenizer)
+        assert stamps(root) == first
+        with (environment / "raw/sample_diseases/es/train.conll").open("a", encoding="utf-8") as file:
+            file.write("\nOtra\tO\n")
+        mixture = build_mixture("test_both", root, tokenizer)
+        changed = {name for name, stamp in stamps(root).items() if stamp != first[name]}
+        assert changed == {f"sample_diseases.es/{split}" for split in ("train", "dev", "test")}
+        assert mixture.tasks == (("sample_diseases.en", 3.0), ("sample_diseases.es", 4.0))
+    finally:
+        seqio.MixtureRegistry.remove("test_both")
+
+
+def test_rates_that_are_numbers_are_kept(root, tokenizer):
+    seqio.MixtureRegistry.add("test_rates", [("sample_diseases.en", 0.25), ("sample_diseases.es", 2)])
+    try:
+        assert build_mixture("test_rates", root, tokenizer).tasks == (
+            ("sample_diseases.en", 0.25),
+            ("sample_diseases.es", 2.0),
+        )
+    finally:
+        seqio.MixtureRegistry.remove("test_rates")
+
+
+def test_a_split_without_documents_has_no_store_but_training_needs_one(root, environment, tokenizer):
+    shard = environment / "corpus/es/text-00000.jsonl.zst"
+    manifest = environment / "corpus/manifest.json"
+    with zstandard.open(shard, "rt", encoding="utf-8") as file:
+        lines = file.readlines()
+    dev = [line for line in lines if zlib.crc32(json.loads(line)["id"].encode()) % 100 == 0]
+
+    def build(documents):
+        with zstandard.open(shard, "wt", encoding="utf-8") as file:
+            file.writelines(documents)
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content["shards"][1]["sha256"] = str(len(documents))
+        manifest.write_text(json.dumps(content), encoding="utf-8")
+        build_mixture("medical_corpus.es", root, tokenizer)
+
+    build(lines)
+    assert {path.name for path in (root / "medical_corpus.es").iterdir()} == {"dev", "train"}
+    build([line for line in lines if line not in dev])
+    assert {path.name for path in (root / "medical_corpus.es").iterdir()} == {"train"}
+    with pytest.raises(InputError, match=r"medical_corpus\.es has no examples to train on"):
+        build(dev)
+
+
+def test_another_vocabulary_than_the_tasks_use_is_refused(root, tokenizer):
+    with pytest.raises(InputError, match="MEDMT5_VOCABULARY names"):
+        build_mixture("sample_diseases.en", root, Tokenizer(tokenizer.model_file, tokenizer.labels[:3]))
+
+
+def test_an_unknown_name_is_told_with_the_nearest(root, tokenizer):
+    with pytest.raises(InputError, match=r"no task or mixture 'sample_disease\.en'; did you mean sample_diseases\.en"):
+        build_mixture("sample_disease.en", root, tokenizer)
+
+
+@pytest.mark.slow
+def test_importing_registers_without_looking_anything_up():
+    """A fresh process with none of the variables set."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MEDMT5_")}
+    code = "import seqio, medmt5.mixtures; print('sample_multitask' in seqio.MixtureRegistry.names())"
+    run = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=False)
+    assert run.stdout.split() == ["True"], run.stderr
