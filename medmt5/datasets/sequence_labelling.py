@@ -135,7 +135,7 @@ class LabelledSource(seqio.DataSource):
         """Returns a digest of all that decides the examples: the declaration and the raw files."""
         content = hashlib.sha256(repr((self.declaration, self.lang)).encode())
         for path in self._paths().values():
-            for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            for file in sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]:
                 with file.open("rb") as stream:
                     content.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
         return content.hexdigest()

@@ -42,9 +42,9 @@ class LabelVocabulary(seqio.Vocabulary):
         tokenizer = self.tokenizer  # found now, so that a missing file is told here and not inside TensorFlow
 
         def encode(text: bytes | np.ndarray) -> np.ndarray:
-            if isinstance(text, np.ndarray):  # a scalar, outside a tf.data pipeline
-                text = text.item()
-            return np.array(tokenizer.encode(text.decode("utf-8")), np.int32)
+            # TensorFlow gives bytes within a tf.data pipeline, an array of no dimensions outside.
+            utf8: bytes = text.item() if isinstance(text, np.ndarray) else text
+            return np.array(tokenizer.encode(utf8.decode("utf-8")), np.int32)
 
         return tf.ensure_shape(tf.numpy_function(encode, [s], tf.int32), [None])
 

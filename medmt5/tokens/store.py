@@ -12,6 +12,7 @@ import json
 import shutil
 import struct
 import uuid
+from array import array
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -73,7 +74,7 @@ class StoreWriter:
             "source_digest": source_digest,
         }
         self._shard_tokens = shard_tokens
-        self._lengths: list[tuple[int, ...]] = []
+        self._lengths = array("i")  # of all features, example after example
         self._shards: list[int] = []  # first example of each
 
     def __enter__(self) -> StoreWriter:
@@ -93,32 +94,31 @@ class StoreWriter:
             self._open_shard()
         self._writer.write(b"".join(struct.pack("<I", len(ids)) + ids.tobytes() for ids in arrays))
         self._tokens_in_shard += sum(map(len, arrays))
-        self._lengths.append(tuple(map(len, arrays)))
+        self._lengths.extend(map(len, arrays))
         if gold is not None:
             self._gold.write(json.dumps(gold.to_json(), ensure_ascii=False) + "\n")
             self._num_gold += 1
 
     def __exit__(self, kind, error, traceback) -> None:
-        self._writer.close()
-        self._gold.close()
-        if kind is not None:
-            shutil.rmtree(self._building)
-            return
-        self._finish()
-        self._move_into_place()
+        try:
+            self._writer.close()
+            self._gold.close()
+            if kind is None:
+                self._finish()
+                self._move_into_place()
+        finally:
+            shutil.rmtree(self._building, ignore_errors=True)  # what is left of a build that failed
 
     def _open_shard(self) -> None:
-        self._shards.append(len(self._lengths))
+        self._shards.append(len(self._lengths) // len(self.features))
         # One record a group: what random access needs.
         self._writer = ArrayRecordWriter(str(self._building / f"{len(self._shards) - 1}.part"), "group_size:1")
         self._tokens_in_shard = 0
 
     def _finish(self) -> None:
-        if self._num_gold not in (0, len(self._lengths)):
-            raise ValueError(
-                f"{self._num_gold} of {len(self._lengths)} examples have gold annotation; give all or none"
-            )
         lengths = np.array(self._lengths, np.int32).reshape(-1, len(self.features))
+        if self._num_gold not in (0, len(lengths)):
+            raise ValueError(f"{self._num_gold} of {len(lengths)} examples have gold annotation; give all or none")
         np.save(self._building / LENGTHS, lengths)
         shards = []
         ends = [*self._shards[1:], len(lengths)]
@@ -155,6 +155,9 @@ class TokenStore:
         self.manifest = self._read_manifest()
         self.features: tuple[str, ...] = tuple(self.manifest["features"])
         self.digest: str = self.manifest["digest"]
+        for name in self._sha256s():
+            if not (self.directory / name).is_file():
+                raise InputError(f"{self.directory / name} is missing; {self._remake()}")
 
     def __len__(self) -> int:
         return self.manifest["examples"]
@@ -193,18 +196,18 @@ class TokenStore:
 
     def verify(self) -> None:
         """Reads every file and raises InputError naming the first one that is not as it was written."""
-        expected = {shard["file"]: shard["sha256"] for shard in self.manifest["shards"]}
-        expected |= {LENGTHS: self.manifest["lengths_sha256"]}
-        if self.manifest["gold_sha256"]:
-            expected[GOLD] = self.manifest["gold_sha256"]
-        for name, sha256 in expected.items():
+        for name, sha256 in self._sha256s().items():
             path = self.directory / name
-            if not path.is_file():
-                raise InputError(f"{path} is missing; {self._remake()}")
             if _sha256(path) != sha256:
                 raise InputError(f"{path} is not as it was written (its sha256 differs); {self._remake()}")
         if _digest(self.manifest) != self.digest:
             raise InputError(f"{self.directory / MANIFEST} was changed by hand; {self._remake()}")
+
+    def _sha256s(self) -> dict[str, str]:
+        """Returns the sha256 of every file but the manifest."""
+        files = {shard["file"]: shard["sha256"] for shard in self.manifest["shards"]}
+        files[LENGTHS] = self.manifest["lengths_sha256"]
+        return files | ({GOLD: self.manifest["gold_sha256"]} if self.manifest["gold_sha256"] else {})
 
     def _read_manifest(self) -> dict[str, Any]:
         path = self.directory / MANIFEST

@@ -35,5 +35,5 @@ def test_the_seed_alone_decides_and_chunks_differ_in_their_noise(environment):
     assert len(set(positions)) > len(positions) / 2
 
 
-def test_a_short_inputs_length_is_told_before_reading(environment):
+def test_no_example_is_longer_than_asked(environment):
     assert all(len(c["inputs"]) <= 48 and len(c["targets"]) <= 20 for c in chunks(environment))
