@@ -7,11 +7,14 @@ neither SeqIO nor TensorFlow.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import seqio
+import tensorflow as tf
 
 from medmt5.datasets.sequence_labelling import to_labelled_example
 from medmt5.errors import InputError
@@ -93,10 +96,20 @@ def _build_store(task: seqio.Task, split: str, directory: Path, tokenizer: Token
         StoreWriter(directory, objective=objective, tokenizer=tokenizer, **_facts(task, split)) as writer,
         progress_bar(f"{task.name} {split}", expected) as advance,
     ):
-        for number, features in enumerate(dataset.as_numpy_iterator()):
+        for number, features in enumerate(_examples(dataset)):
             writer.write(features, to_labelled_example(features) if labelled else None)
             if number < expected:  # a corpus only knows about how many documents a split has
                 advance(1)
     if not len(TokenStore(directory)):
         logger.info("%s has no examples in %s", task.name, split)
         shutil.rmtree(directory)
+
+
+def _examples(dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:
+    """Yields the examples as numpy values; an InputError from within TensorFlow, made text there, is one again."""
+    try:
+        yield from dataset.as_numpy_iterator()
+    except tf.errors.OpError as error:
+        if message := re.search(r"InputError: (.+)", error.message):
+            raise InputError(message[1]) from error
+        raise

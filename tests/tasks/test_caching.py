@@ -120,6 +120,14 @@ def test_a_split_without_documents_has_no_store_but_training_needs_one(root, env
         build(dev)
 
 
+def test_a_shard_that_is_cut_off_is_an_input_error_and_leaves_no_store(root, environment, tokenizer):
+    shard = environment / "corpus/es/text-00000.jsonl.zst"
+    shard.write_bytes(shard.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"^\S+text-00000\.jsonl\.zst"):
+        build_mixture("medical_corpus.es", root, tokenizer)
+    assert not list((root / "medical_corpus.es").iterdir())
+
+
 def test_another_vocabulary_than_the_tasks_use_is_refused(root, tokenizer):
     with pytest.raises(InputError, match="MEDMT5_VOCABULARY names"):
         build_mixture("sample_diseases.en", root, Tokenizer(tokenizer.model_file, tokenizer.labels[:3]))
