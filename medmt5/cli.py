@@ -189,9 +189,9 @@ def _add_decoding(command: argparse.ArgumentParser) -> None:
     command.add_argument("--beam", type=int, default=4, help="hypotheses a sentence; 1 = greedy (default: %(default)s)")
     command.add_argument(
         "--scoring",
-        choices=("full", "local"),
+        choices=("full", "local", "marginal"),
         default="full",
-        help="softmax over the vocabulary, or the permitted tokens",
+        help="what competes: the vocabulary, the permitted tokens, or tags only (default: %(default)s)",
     )
     command.add_argument("--batch_size", type=int, default=32, help="sentences at once (default: %(default)s)")
 

@@ -6,12 +6,13 @@ Gold and prompt come from the token stores, so no TensorFlow: what is scored is 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from medmt5.annotation.example import LabelledExample
+from medmt5.decoding.search import Scoring
 from medmt5.errors import InputError
 from medmt5.evaluation.results import Prediction, write_predictions, write_scores
 from medmt5.evaluation.span_scores import Scores, score_spans
@@ -31,7 +32,7 @@ def evaluate(
     split: str = "test",
     max_sentences: int | None = None,
     beam_size: int = 4,
-    scoring: Literal["full", "local"] = "full",
+    scoring: Scoring = "full",
     batch_size: int = 32,
 ) -> dict[str, Any]:
     """Scores `checkpoint` on `split` of every task of `mixture`; returns what it writes to

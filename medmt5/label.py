@@ -13,13 +13,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from medmt5.annotation.formats.brat import write_brat
 from medmt5.annotation.labels import check_labels
 from medmt5.annotation.sentences import split_sentences
 from medmt5.annotation.spans import Span, to_characters
 from medmt5.annotation.words import split_words
+from medmt5.decoding.search import Scoring
 from medmt5.errors import InputError
 from medmt5.evaluation.marked_text import render_page, render_text
 from medmt5.labelling import Labeller
@@ -66,7 +67,7 @@ def label_files(
     output_file: Path | None,
     output_format: str,
     beam_size: int,
-    scoring: Literal["full", "local"],
+    scoring: Scoring,
     batch_size: int,
     lang: str,
 ) -> None:

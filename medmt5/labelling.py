@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,7 @@ from medmt5.decoding.buckets import bucket_length
 from medmt5.decoding.constrained import make_label_decoder
 from medmt5.decoding.label_automaton import build_tables
 from medmt5.decoding.label_spans import choices_to_spans
+from medmt5.decoding.search import Scoring
 from medmt5.errors import InputError
 from medmt5.model.mt5 import init_params
 from medmt5.model_files import read_model_files
@@ -58,13 +58,11 @@ class Labeller:
     Args:
       checkpoint: a MODEL_DIR (its newest checkpoint) or one `checkpoint_<step>` folder.
       beam_size: 1 is greedy.
-      scoring: "full" or "local"; see `decoding.search`.
+      scoring: see `decoding.search`.
       batch_size: sentences decoded at once.
     """
 
-    def __init__(
-        self, checkpoint: Path, *, beam_size: int = 4, scoring: Literal["full", "local"] = "full", batch_size: int = 32
-    ):
+    def __init__(self, checkpoint: Path, *, beam_size: int = 4, scoring: Scoring = "full", batch_size: int = 32):
         if beam_size < 1 or batch_size < 1:
             raise InputError(f"--beam and --batch_size must be at least 1, not {beam_size} and {batch_size}")
         self.checkpoint = find_checkpoint(Path(checkpoint))

@@ -6,7 +6,7 @@ Ids in, hypotheses out; words, labels and text are the caller's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from medmt5 import partitioning
 from medmt5.decoding.label_automaton import LabelTables
-from medmt5.decoding.search import LabelHypotheses, search_labels
+from medmt5.decoding.search import LabelHypotheses, Scoring, search_labels
 from medmt5.model import mt5
 
 
@@ -23,7 +23,7 @@ def make_label_decoder(
     mesh: Mesh,
     *,
     beam_size: int,
-    scoring: Literal["full", "local"] = "full",
+    scoring: Scoring = "full",
     normalize_length: bool = True,
 ) -> Callable[[Any, jax.Array, LabelTables, int], LabelHypotheses]:
     """Returns decode(params, encoder_tokens [batch, inputs] int32, tables, num_steps) -> LabelHypotheses.

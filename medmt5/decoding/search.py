@@ -4,8 +4,11 @@ A step feeds the last tokens to the model, scores the 2 + labels candidates of e
 `beam_size` of a sentence, finished and open ones together. A score needs a candidate's logit and a normaliser. Logits
 come from the few output columns a sentence can ever use, gathered once before the loop; the normaliser is the choice:
 
-    full    log-sum-exp over the whole vocabulary: the model's own probability, as the Medical mT5 authors score
-    local   log-sum-exp over the permitted candidates: forced tokens are free, the rest of the vocabulary is never read
+    full      log-sum-exp over the whole vocabulary: the model's own probability, as the Medical mT5 authors score
+    local     log-sum-exp over the permitted candidates: forced tokens are free, the vocabulary is never read
+    marginal  as full, but a copy gets all the probability that no permitted tag has: whatever else the model would
+              write there, the copy is what is written. Asks only "a tag, or not?", so a model that does not (yet) copy
+              well is not pushed into tags by words that it cannot spell; for one that copies well it is `full`
 
 The model is a function; whatever it returns, NaN included, every hypothesis obeys the automaton.
 """
@@ -14,12 +17,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
 from medmt5.decoding.label_automaton import (
+    COPY,
     PAD_ID,
     LabelTables,
     State,
@@ -33,6 +37,7 @@ from medmt5.decoding.label_automaton import (
 # Log-probability of a permitted candidate where the model overflowed: finite, so that every sentence keeps an output.
 FLOOR = -1e30
 
+Scoring = Literal["full", "local", "marginal"]
 StepFn = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
@@ -72,7 +77,7 @@ def search_labels(
     *,
     beam_size: int,
     num_steps: int,
-    scoring: Literal["full", "local"],
+    scoring: Scoring,
     normalize_length: bool,
 ) -> LabelHypotheses:
     """Returns the best tagged copies of the sentences of `tables`; `beam_size` 1 is greedy. Traceable by `jax.jit`.
@@ -88,8 +93,8 @@ def search_labels(
       normalize_length: compare, at every step, and return sums divided by the tokens so far, forced ones, tags and EOS
         included (the authors' way), instead of sums.
     """
-    if scoring not in ("full", "local"):
-        raise ValueError(f"scoring must be 'full' or 'local', not {scoring!r}")
+    if scoring not in get_args(Scoring):
+        raise ValueError(f"scoring must be one of {', '.join(get_args(Scoring))}, not {scoring!r}")
     batch, rows = tables.source.shape[0], tables.source.shape[0] * beam_size
     for leaf in jax.tree.leaves(cache):
         if leaf.shape[1] != rows:
@@ -107,11 +112,13 @@ def search_labels(
         )
         # HIGHEST: accelerators would else round float32 factors, and the two products differently.
         logits = jnp.einsum("bkf,bkcf->bkc", hidden, columns, precision=jax.lax.Precision.HIGHEST)
-        if scoring == "full":
+        if scoring != "local":
             normalised_over = jnp.einsum("bkf,fv->bkv", hidden, kernel, precision=jax.lax.Precision.HIGHEST)
         else:
             normalised_over = jnp.where(allowed, logits, -jnp.inf)
         log_probs = logits - jax.nn.logsumexp(normalised_over, axis=-1, keepdims=True)
+        if scoring == "marginal":
+            log_probs = _give_rest_to_copy(log_probs, allowed)
         log_probs = jnp.where(log_probs > FLOOR, log_probs, FLOOR)  # NaN too
         return jnp.where(allowed, jnp.where(state.done[..., None], 0.0, log_probs), -jnp.inf)
 
@@ -159,6 +166,15 @@ def search_labels(
         lengths=jnp.where(finished, beams.lengths, 0),
         decoder_passes=passes,
     )
+
+
+def _give_rest_to_copy(log_probs: jax.Array, allowed: jax.Array) -> jax.Array:
+    """[batch, beam, candidates] -> the same: a copy gets 1 - the other permitted ones, which share 1 without it."""
+    is_copy = jnp.arange(log_probs.shape[-1]) == COPY
+    others = jax.nn.logsumexp(jnp.where(allowed & ~is_copy, log_probs, -jnp.inf), axis=-1, keepdims=True)
+    may_copy = allowed[..., COPY : COPY + 1]
+    rest = jnp.log(-jnp.expm1(jnp.where(may_copy, jnp.minimum(others, -1e-7), -1.0)))
+    return jnp.where(is_copy, rest, log_probs - jnp.where(may_copy, 0.0, others))
 
 
 def _first(batch: int, beam_size: int, num_steps: int) -> _Beams:

@@ -12,8 +12,8 @@ from pathlib import Path
 from medmt5.annotation.words import split_words
 from medmt5.sample.phrases import LANGUAGES, SPLITS, Phrases, Sentence
 
-SENTENCES = {"train": 400, "dev": 60, "test": 100}
-LONG_DOCUMENT_SENTENCES = 60  # about 600 words
+SENTENCES = {"train": 1000, "dev": 60, "test": 100}
+LONG_DOCUMENT_SENTENCES = 72  # about 600 words
 DECOMPOSED_EVERY = 25
 
 
@@ -73,7 +73,7 @@ def conll(sentences: list[Sentence]) -> str:
 
 
 def documents(sentences: list[Sentence], with_long_one: bool, rng: random.Random) -> Iterator[Sentence]:
-    """Yields documents of three to six sentences, the first of 60 where asked for, with line ends here and there."""
+    """Yields documents of three to six sentences, the first of 72 where asked for, with line ends here and there."""
     size = LONG_DOCUMENT_SENTENCES if with_long_one else rng.randint(3, 6)
     start = 0
     while start < len(sentences):

@@ -113,7 +113,7 @@ def broken(kernel):
     return kernel
 
 
-@pytest.mark.parametrize(("scoring", "beam_size"), [("full", 1), ("full", 4), ("local", 4)])
+@pytest.mark.parametrize(("scoring", "beam_size"), [("full", 1), ("full", 4), ("local", 4), ("marginal", 4)])
 @pytest.mark.parametrize("kernel", [KERNEL, broken(KERNEL)], ids=["random", "overflowing"])
 def test_every_output_obeys_the_rules_and_copies_its_sentence(scoring, beam_size, kernel):
     rng = np.random.default_rng(1)
@@ -192,13 +192,19 @@ def make_reference(words, outputs, seeds, scoring):
         hashes[prefix] = next_hash(before, token, np.array([len(prefix)], np.uint32))
         logits = hidden_of(hashes[prefix]).astype(np.float64) @ KERNEL.astype(np.float64)
         of_choice = {choice: logits[:, write((*prefix, choice), words)[-1]] for choice in following[prefix]}
-        competing = logits if scoring == "full" else np.stack(list(of_choice.values()), axis=1)
+        competing = np.stack(list(of_choice.values()), axis=1) if scoring == "local" else logits
         normaliser = np.log(np.sum(np.exp(competing), axis=1))
         log_probs[prefix] = {choice: logit - normaliser for choice, logit in of_choice.items()}
+        if scoring == "marginal":
+            tags = sum(np.exp(p) for choice, p in log_probs[prefix].items() if choice != label_automaton.COPY)
+            if label_automaton.COPY in following[prefix]:
+                log_probs[prefix][label_automaton.COPY] = np.log1p(-tags) * np.ones(len(seeds))
+            else:
+                log_probs[prefix] = {choice: p - np.log(tags) for choice, p in log_probs[prefix].items()}
     return Reference(outputs, log_probs)
 
 
-@pytest.fixture(scope="module", params=["full", "local"])
+@pytest.fixture(scope="module", params=["full", "local", "marginal"])
 def references(request, permitted_outputs):
     """(scoring, a Reference for each of SENTENCES)."""
     made = []
@@ -358,5 +364,5 @@ def test_misuse_is_refused_with_the_numbers():
             scoring="full",
             normalize_length=True,
         )
-    with pytest.raises(ValueError, match="'full' or 'local', not 'global'"):
+    with pytest.raises(ValueError, match="full, local, marginal, not 'global'"):
         run(np.array([1, 2], np.uint32), tables, beam_size=1, num_steps=5, scoring="global", normalize_length=True)
