@@ -131,7 +131,7 @@ def test_strings_need_no_inner_quotes_and_literals_stay_literals():
 
 
 def test_a_model_is_described_in_one_line():
-    assert describe(build("gin/recipe/tiny_pretrain.gin").value).startswith("8.4 M parameters, 6.3 M without")
+    assert describe(build("gin/recipe/tiny_pretrain.gin").value).startswith("1.6 M parameters, 0.8 M without")
 
 
 def test_gin_has_no_package_of_ours_in_its_way():
