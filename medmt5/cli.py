@@ -168,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         "Write one HTML file about one or more runs.",
         "medmt5 report --run pretrained=demo/finetune --run scratch=demo/scratch --output report.html",
     )
-    report.add_argument("--run", action="append", type=_run, required=True, metavar="NAME=MODEL_DIR")
+    report.add_argument("--run", dest="runs", action="append", type=_run, required=True, metavar="NAME=MODEL_DIR")
     report.add_argument("--output", type=Path, required=True, metavar="FILE")
     report.add_argument("--title", default="Medical mT5")
 
@@ -298,7 +298,7 @@ def _label(args, rest) -> None:
 def _report(args, rest) -> None:
     from medmt5.evaluation.report import write_report
 
-    print(write_report(args.output, dict(args.run), args.title))
+    print(write_report(args.output, dict(args.runs), args.title))
 
 
 def _demo(args, rest) -> int:

@@ -43,7 +43,7 @@ class Road:
     sentences: dict[str, str]
     max_words: int | None = None
     max_sentences: int | None = None
-    beam: int = 2
+    beam: int = 1
 
 
 SAMPLE = Road(
@@ -75,7 +75,6 @@ REAL = Road(
     },
     max_words=400_000,
     max_sentences=200,
-    beam=1,
 )
 
 
