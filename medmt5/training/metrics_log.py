@@ -19,7 +19,8 @@ class MetricsLog:
 
     def __init__(self, model_dir: Path, start_step: int):
         self._path = Path(model_dir) / FILE_NAME
-        kept = [line for line in read_metrics(self._path) if line["step"] <= start_step]
+        # A run that starts over at 0 evaluates its start again; one that goes on from n has done so before it saved.
+        kept = [line for line in read_metrics(self._path) if start_step and line["step"] <= start_step]
         temporary = self._path.with_suffix(".part")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         temporary.replace(self._path)
