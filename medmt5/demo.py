@@ -73,8 +73,8 @@ REAL = Road(
         "fr": "La survie était plus longue avec l'association, qui devrait donc être préférée chez les patients âgés.",
         "it": "La sopravvivenza era maggiore con la combinazione, che andrebbe quindi preferita nei pazienti anziani.",
     },
-    max_words=400_000,
-    max_sentences=200,
+    max_words=200_000,
+    max_sentences=150,
 )
 
 
