@@ -1,7 +1,13 @@
-"""Fixtures of several packages: a small vocabulary, and the folder of real data if there is one."""
+"""Eight virtual devices for the tests of meshes; fixtures: a small vocabulary, and the folder of real data if any."""
 
 import os
+import tempfile
 from pathlib import Path
+
+# Before anything imports jax. Programs compiled once serve all tests and the processes they start.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="medmt5-tests-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import pytest
 
