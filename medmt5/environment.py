@@ -1,0 +1,34 @@
+"""What a process must set before JAX starts: huge pages for the allocator and the persistent compilation cache.
+
+Imports nothing heavy: it runs first.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+
+
+def prepare_process() -> None:
+    """Call first in a program that trains or labels; it may start the program again, once, with another environment.
+
+    * `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` (Linux): the allocator asks for transparent huge pages. On CPUs much of a
+      train step is page faults on fresh buffers; measured 1.1 to 1.4 times as fast. glibc reads it only when a
+      process starts, hence the new start. A GLIBC_TUNABLES that is set already is respected.
+    * `JAX_COMPILATION_CACHE_DIR`: programs compiled once are read from disk the next time. Set it to an empty string
+      for no cache.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medmt5" / "xla"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    if platform.system() == "Linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = HUGE_PAGES
+        os.execv(sys.executable, [sys.executable, *_interpreter_arguments()])
+
+
+def _interpreter_arguments() -> list[str]:
+    """Returns this process's command line after the interpreter, `-m` and other options included."""
+    return sys.orig_argv[1:]
