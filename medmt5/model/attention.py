@@ -1,20 +1,34 @@
 """Multi-head attention of T5: no 1/sqrt(d) (it is folded into the query's initialisation), float32 scores and softmax.
 
-`attend` is the one place where scores are made; modules here only project. Decoding passes keys and values explicitly
-(`KeyValues`), so that the cache is plain data: no mutable collections.
+`attend` is the one place where scores are made; modules here only project. Three implementations compute the same:
+
+    plain    all scores at once, [batch, heads, queries, keys]; what the others are held to
+    chunked  one example at a time, scores made again in the backward pass: they stay in the cache of a CPU, and memory
+             does not grow with batch x queries x keys
+    cudnn    `jax.nn.dot_product_attention` with cuDNN's fused kernels, on GPUs in bfloat16
+
+Attention dropout is not in there. T5X shares its mask over the queries, and then it is the same to drop a key's weight
+or its value: values are dropped before (`drop_values`), which costs one number a key instead of one a score.
+
+Decoding passes keys and values explicitly (`KeyValues`), so that the cache is plain data: no mutable collections.
 """
 
 from __future__ import annotations
 
+import logging
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec
 
 from medmt5.model.layers import Kernel
 
 MASKED = -1e10
+IMPLEMENTATIONS = ("auto", "plain", "chunked", "cudnn")
+logger = logging.getLogger(__name__)
 
 
 class KeyValues(NamedTuple):
@@ -31,26 +45,175 @@ def attend(
     *,
     mask: jax.Array,
     bias: jax.Array | None,
-    dropout_rate: float = 0.0,
-    dropout_rng: jax.Array | None = None,
+    implementation: str = "plain",
 ) -> jax.Array:
     """Returns softmax(q k^T + bias) v, [batch, queries, heads, head_dim] in the dtype of `values`.
 
     Args:
       queries, keys, values: [batch, length, heads, head_dim].
       mask: [batch or 1, 1, queries or 1, keys] bool, True = may be seen.
-      bias: [1, heads, queries, keys] float32, or None.
-      dropout_rng: None = no dropout. The mask of attention dropout is shared over the queries, as T5X's.
+      bias: [1, heads, queries, keys] float32, or None; shared by the examples, never copied for each.
+      implementation: one of `IMPLEMENTATIONS`; "auto" is what `choose` says.
     """
+    if implementation == "auto":
+        implementation = choose(queries.shape[1], queries.dtype)
+    if implementation == "chunked":
+        return _sharded(_chunked, queries, keys, values, mask, bias)
+    if implementation == "cudnn":
+        return _cudnn(queries, keys, values, mask, bias)
+    return _plain(queries, keys, values, mask, bias)
+
+
+def choose(num_queries: int, dtype: jnp.dtype) -> str:
+    """Returns the implementation for a device of the default backend: what it is fast at and computes rightly."""
+    platform = jax.default_backend()
+    if num_queries == 1:  # decoding with a cache: one row of scores
+        return "plain"
+    if platform == "cpu":
+        return "chunked"
+    if platform == "gpu" and dtype == jnp.bfloat16 and cudnn_is_right():
+        return "cudnn"
+    return "plain"
+
+
+@cache
+def cudnn_is_right() -> bool:
+    """Returns whether cuDNN's attention works here and has right gradients, the bias's too: some versions have not.
+
+    Computes a small case both ways, once a process; says so when it is not used.
+    """
+    with jax.ensure_compile_time_eval():
+        keys = jax.random.split(jax.random.key(0), 4)
+        q, k, v = (jax.random.normal(key, (2, 128, 2, 64), jnp.bfloat16) / 4 for key in keys[:3])
+        bias = jax.random.normal(keys[3], (1, 2, 128, 128), jnp.float32)
+        mask = (jnp.arange(128) < 100)[None, None, None]
+
+        def total(attention, q, k, v, bias):
+            return jnp.sum(jnp.sin(attention(q, k, v, mask, bias).astype(jnp.float32)))
+
+        def gradients(attention):
+            return jax.jit(jax.grad(partial(total, attention), (0, 1, 2, 3)))(q, k, v, bias)
+
+        try:
+            pairs = zip(gradients(_cudnn), gradients(_plain), strict=True)
+            worst = max(float(_relative_error(a, b)) for a, b in pairs)
+        except Exception as error:  # whatever XLA raises where cuDNN is missing or refuses
+            logger.warning("attention without cuDNN: %s", str(error).strip().splitlines()[0][:200])
+            return False
+    if not worst < 0.05:
+        logger.warning("attention without cuDNN: its gradients are wrong here (relative error %.2g)", worst)
+    return worst < 0.05
+
+
+def _relative_error(a: jax.Array, b: jax.Array) -> jax.Array:
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    return jnp.linalg.norm(a - b) / jnp.linalg.norm(b)
+
+
+def drop_values(values: jax.Array, rate: float, rng: jax.Array) -> jax.Array:
+    """Drops whole rows of values [batch, keys, heads, head_dim]: attention dropout with T5X's mask."""
+    keep = jax.random.bernoulli(rng, 1 - rate, (*values.shape[:3], 1))
+    return values * (keep / (1 - rate)).astype(values.dtype)
+
+
+def _plain(queries, keys, values, mask, bias):
     scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias
     weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1)
-    if dropout_rng is not None and dropout_rate > 0:
-        shape = (*weights.shape[:2], 1, weights.shape[3])
-        keep = jax.random.bernoulli(dropout_rng, 1 - dropout_rate, shape)
-        weights = weights * (keep / (1 - dropout_rate)).astype(weights.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(values.dtype), values)
+
+
+def _cudnn(queries, keys, values, mask, bias):
+    bias = None if bias is None else bias.astype(queries.dtype)
+    mask = jnp.broadcast_to(mask, (queries.shape[0], 1, queries.shape[1], keys.shape[1]))
+    return jax.nn.dot_product_attention(queries, keys, values, bias=bias, mask=mask, scale=1.0, implementation="cudnn")
+
+
+def _sharded(attention, queries, keys, values, mask, bias):
+    """Runs `attention` on each device's own examples and heads: a loop over examples must not cross devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return attention(queries, keys, values, mask, bias)
+    batch, _, heads, _ = nn.logical_to_mesh_axes(("batch", "length", "heads", "kv"))
+    lengths = PartitionSpec(batch, None, heads, None)
+    mask_spec = PartitionSpec(batch if mask.shape[0] > 1 else None, None, None, None)
+    bias_spec = None if bias is None else PartitionSpec(None, heads, None, None)
+    return jax.shard_map(
+        attention,
+        in_specs=(lengths, lengths, lengths, mask_spec, bias_spec),
+        out_specs=lengths,
+        check_vma=False,
+    )(queries, keys, values, mask, bias)
+
+
+@jax.custom_vjp
+def _chunked(queries, keys, values, mask, bias):
+    return _chunked_forward(queries, keys, values, mask, bias)[0]
+
+
+def _chunked_forward(queries, keys, values, mask, bias):
+    """Walks over the examples; keeps the row maxima and sums [batch, heads, queries], from which weights come again."""
+
+    def one(example):
+        q, k, v, m = example
+        scores = _scores(q, k, m, bias)
+        largest = jnp.max(scores, axis=-1)
+        weights = jnp.exp(scores - largest[..., None])
+        total = jnp.sum(weights, axis=-1)
+        out = jnp.einsum("hqk,hkd->hqd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        return (out / total[..., None]).astype(v.dtype), largest, total
+
+    q, k, v = (_heads_first(x) for x in (queries, keys, values))
+    out, largest, total = jax.lax.map(one, (q, k, v, _of_each(mask, q.shape[0])))
+    return _heads_first(out), (q, k, v, mask, bias, out, largest, total)
+
+
+def _chunked_backward(kept, d_out):
+    q, k, v, mask, bias, out, largest, total = kept
+
+    def one(d_bias, example):
+        q, k, v, m, out, largest, total, d_out = example
+        weights = jnp.exp(_scores(q, k, m, bias) - largest[..., None]) / total[..., None]
+        # Gradients of keys and values come out as [heads, head_dim, keys]: products that read the large factor as it
+        # lies are twice as fast here as those that read it across.
+        d_v = jnp.einsum("hqd,hqk->hdk", d_out, weights.astype(v.dtype))
+        d_weights = jnp.einsum("hqd,hkd->hqk", d_out, v, preferred_element_type=jnp.float32)
+        # The softmax's own term: sum_k w_k dw_k = out . d_out.
+        inner = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1, keepdims=True)
+        d_scores = jnp.where(m, weights * (d_weights - inner), 0.0)
+        d_bias = None if d_bias is None else d_bias + d_scores
+        d_scores = d_scores.astype(q.dtype)
+        d_q = jnp.einsum("hqk,hkd->hqd", d_scores, k)
+        d_k = jnp.einsum("hqd,hqk->hdk", q, d_scores)
+        return d_bias, (d_q, d_k, d_v)
+
+    examples = (q, k, v, _of_each(mask, q.shape[0]), out, largest, total, _heads_first(d_out))
+    d_bias, gradients = jax.lax.scan(one, None if bias is None else jnp.zeros(bias.shape[1:], jnp.float32), examples)
+    d_q, d_k, d_v = gradients
+    d_k, d_v = (jnp.moveaxis(x, 3, 1) for x in (d_k, d_v))
+    return _heads_first(d_q), d_k, d_v, None, None if d_bias is None else d_bias[None]
+
+
+_chunked.defvjp(_chunked_forward, _chunked_backward)
+
+
+def _scores(q, k, mask, bias):
+    """[heads, queries, head_dim], [heads, keys, head_dim] -> [heads, queries, keys] float32, of one example."""
+    scores = jnp.einsum("hqd,hkd->hqk", q, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores = scores + bias[0]
+    return jnp.where(mask, scores, MASKED)
+
+
+def _heads_first(x):
+    """[batch, length, heads, head_dim] <-> [batch, heads, length, head_dim]."""
+    return jnp.swapaxes(x, 1, 2)
+
+
+def _of_each(mask, batch):
+    """A mask of all examples as one an example, [batch, 1, queries or 1, keys]."""
+    return jnp.broadcast_to(mask, (batch, *mask.shape[1:]))
 
 
 class Attention(nn.Module):
@@ -62,6 +225,7 @@ class Attention(nn.Module):
     head_dim: int
     dropout_rate: float
     dtype: jnp.dtype
+    implementation: str = "auto"
 
     @nn.compact
     def __call__(
@@ -105,7 +269,8 @@ class Attention(nn.Module):
                 cache.values, values.astype(cache.values.dtype), cache_index, axis=1
             )
             cache = KeyValues(keys, values)
-        rng = None if deterministic or not self.dropout_rate else self.make_rng("dropout")
-        out = attend(queries, keys, values, mask=mask, bias=bias, dropout_rate=self.dropout_rate, dropout_rng=rng)
+        if self.dropout_rate and not deterministic:
+            values = drop_values(values, self.dropout_rate, self.make_rng("dropout"))
+        out = attend(queries, keys, values, mask=mask, bias=bias, implementation=self.implementation)
         out = out.reshape(*out.shape[:-2], joined)
         return Kernel(x.shape[-1], ("heads", "embed"), fan_in, self.dtype, name="out")(out), cache

@@ -33,7 +33,32 @@ class Kernel(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", named(self.initializer, *self.axes), (x.shape[-1], self.outputs), jnp.float32)
-        return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+        return product(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [..., inputs] @ kernel [inputs, outputs].
+
+    Its derivative is written out because of how JAX orders the kernel's: as [outputs, inputs], transposed afterwards.
+    XLA then fuses the transposition into what makes the cotangent, and a CPU writes whole activations across memory,
+    thirty times as slow as along it.
+    """
+    return jnp.dot(x, kernel)
+
+
+def _product_forward(x, kernel):
+    return product(x, kernel), (x, kernel)
+
+
+def _product_backward(kept, cotangent):
+    x, kernel = kept
+    d_x = jnp.einsum("...o,io->...i", cotangent, kernel)
+    d_kernel = jnp.einsum("ni,no->io", x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1]))
+    return d_x, d_kernel
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 class RMSNorm(nn.Module):
@@ -82,18 +107,37 @@ class RelativePositionBias(nn.Module):
     max_distance: int = 128
 
     @nn.compact
-    def __call__(self, query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
-        """Returns [1, heads, queries, keys] float32 for positions [queries] and [keys] int32."""
+    def __call__(self, num_queries: int, num_keys: int, first_query: jax.Array | int = 0) -> jax.Array:
+        """Returns [1, heads, queries, keys] float32 for queries first_query, first_query + 1, … and keys 0, 1, …"""
         table = self.param(
             "rel_embedding",
             named(nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"), "heads", "relpos_buckets"),
             (self.num_heads, self.num_buckets),
             jnp.float32,
         )
-        buckets = relative_position_bucket(
-            key_positions[None, :] - query_positions[:, None], self.bidirectional, self.num_buckets, self.max_distance
-        )
-        return jnp.take(table, buckets, axis=1)[None]
+        # A bias depends on the distance alone: of the queries + keys - 1 distances one row is looked up, and all rows
+        # are that one, shifted. So there is no gather over queries x keys, and no scatter in the backward pass.
+        distances = jnp.arange(1 - num_queries, num_keys) - first_query
+        buckets = relative_position_bucket(distances, self.bidirectional, self.num_buckets, self.max_distance)
+        return shifted_rows(jnp.take(table, buckets, axis=1), num_queries, num_keys)[None]
+
+
+def shifted_rows(row: jax.Array, num_queries: int, num_keys: int) -> jax.Array:
+    """Returns [heads, queries, keys] whose element (h, q, k) is row[h, k - q + queries - 1], for a `row` of queries +
+    keys - 1 elements a head.
+
+    >>> shifted_rows(jnp.arange(4)[None], 2, 3)[0].tolist()
+    [[1, 2, 3], [0, 1, 2]]
+    """
+    if num_queries == 1:
+        return row[:, None]
+    heads, length = row.shape
+    # Query 0's row, then the rest of the cycle; written once a query into one long line that is cut anew, each piece
+    # one element shorter: so every query starts one element earlier in the cycle than the one before.
+    cycle = jnp.roll(row, 1 - num_queries, axis=1)
+    line = jnp.broadcast_to(cycle[:, None], (heads, num_queries, length)).reshape(heads, num_queries * length)
+    pieces = line[:, : num_queries * (length - 1)].reshape(heads, num_queries, length - 1)
+    return pieces[:, :, :num_keys]
 
 
 def relative_position_bucket(

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from medmt5.model.attention import Attention, KeyValues
+from medmt5.model.attention import IMPLEMENTATIONS, Attention, KeyValues
 from medmt5.model.layers import GatedMLP, Kernel, RelativePositionBias, RMSNorm, dropout, named
 
 REMAT_POLICIES = {
@@ -32,7 +32,8 @@ class MT5Config:
 
     `vocab_size` counts rows of the embedding and output matrices (250,112 for the public mT5), not pieces.
     `remat_policy` is what the
-    backward pass recomputes: "none", "minimal" (all but the matrix products) or "full".
+    backward pass recomputes: "none", "minimal" (all but the matrix products) or "full". `attention` is one of
+    `attention.IMPLEMENTATIONS`.
     """
 
     vocab_size: int
@@ -46,12 +47,15 @@ class MT5Config:
     dtype: str = "float32"
     scan_layers: bool = True
     remat_policy: str = "none"
+    attention: str = "auto"
 
     def __post_init__(self):
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"MT5Config.dtype is the compute type, 'float32' or 'bfloat16', not {self.dtype!r}")
         if self.remat_policy not in REMAT_POLICIES:
             raise ValueError(f"MT5Config.remat_policy must be one of {list(REMAT_POLICIES)}, not {self.remat_policy!r}")
+        if self.attention not in IMPLEMENTATIONS:
+            raise ValueError(f"MT5Config.attention must be one of {list(IMPLEMENTATIONS)}, not {self.attention!r}")
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -66,7 +70,7 @@ class EncoderLayer(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         y = RMSNorm(dtype, name="pre_attention_layer_norm")(x)
-        y, _ = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, name="attention")(
+        y, _ = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, name="attention")(
             y, y, mask=mask, bias=bias, deterministic=self.deterministic
         )
         x = x + dropout(c.dropout_rate)(y, self.deterministic)
@@ -97,12 +101,12 @@ class DecoderLayer(nn.Module):
         cache, cross = layered if layered is not None else (None, None)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         y = RMSNorm(dtype, name="pre_self_attention_layer_norm")(x)
-        y, cache = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, name="self_attention")(
+        y, cache = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, name="self_attention")(
             y, y, mask=mask, bias=bias, deterministic=self.deterministic, cache=cache, cache_index=cache_index
         )
         x = x + dropout(c.dropout_rate)(y, self.deterministic)
         y = RMSNorm(dtype, name="pre_cross_attention_layer_norm")(x)
-        y, _ = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, name="encoder_decoder_attention")(
+        y, _ = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, name="encoder_decoder_attention")(
             y, encoded, mask=encoded_mask, bias=None, deterministic=self.deterministic, cross=cross
         )
         x = x + dropout(c.dropout_rate)(y, self.deterministic)
@@ -133,13 +137,12 @@ class Encoder(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
         """Embedded tokens [batch, inputs, embed] and mask [batch, 1, 1 or inputs, inputs] -> [batch, inputs, embed]."""
         c = self.config
-        positions = jnp.arange(x.shape[1])
-        bias = RelativePositionBias(c.num_heads, bidirectional=True, name="relpos_bias")(positions, positions)
+        bias = RelativePositionBias(c.num_heads, bidirectional=True, name="relpos_bias")(x.shape[1], x.shape[1])
         layers = _stack(EncoderLayer, c, c.num_encoder_layers, (nn.broadcast, nn.broadcast))
         x = dropout(c.dropout_rate)(x, deterministic)
         x, _ = layers(c, deterministic, name="layers")(x, bias, mask)
         x = RMSNorm(jnp.dtype(c.dtype), name="encoder_norm")(x)
-        return nn.Dropout(c.dropout_rate)(x, deterministic)
+        return dropout(c.dropout_rate)(x, deterministic)
 
 
 class Decoder(nn.Module):
@@ -159,12 +162,10 @@ class Decoder(nn.Module):
     ) -> tuple[jax.Array, KeyValues | None]:
         """Embedded tokens [batch, targets, embed] -> last hidden states of that shape, and the updated cache."""
         c = self.config
-        if layered is None:
-            queries = keys = jnp.arange(x.shape[1])
-        else:
-            assert cache_index is not None
-            queries, keys = cache_index + jnp.arange(x.shape[1]), jnp.arange(layered[0].keys.shape[2])
-        bias = RelativePositionBias(c.num_heads, bidirectional=False, name="relpos_bias")(queries, keys)
+        num_keys = x.shape[1] if layered is None else layered[0].keys.shape[2]
+        first_query = 0 if cache_index is None else cache_index
+        relative_position_bias = RelativePositionBias(c.num_heads, bidirectional=False, name="relpos_bias")
+        bias = relative_position_bias(x.shape[1], num_keys, first_query)
         layers = _stack(DecoderLayer, c, c.num_decoder_layers, (0, *[nn.broadcast] * 5))
         x = dropout(c.dropout_rate)(x, deterministic)
         x, cache = layers(c, deterministic, name="layers")(x, layered, bias, mask, encoded, encoded_mask, cache_index)

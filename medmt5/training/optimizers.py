@@ -1,9 +1,4 @@
-"""Adafactor as T5X's and AdamW, layer by layer where layers are stacked, and how their state is sharded.
-
-optax has the pieces; what it lacks is that one leaf of ours holds all layers of a stack. Factoring, clipping and the
-parameter scale must see each layer alone, so the transformation is mapped over the `layers` axis: a scanned and an
-unscanned model take the same steps.
-"""
+"""The optimizers, Adafactor as T5X's and AdamW, and how their state is sharded."""
 
 from __future__ import annotations
 
@@ -15,8 +10,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-MIN_DIM_SIZE_TO_FACTOR = 128
-_STACKS = ("encoder", "decoder")
+from medmt5.training.adafactor import factored_axes, scale_by_adafactor
 
 
 def adafactor(
@@ -30,13 +24,10 @@ def adafactor(
     Steps are multiplied by max(RMS(parameter), 1e-3) unless `multiply_by_parameter_scale` is False (the authors'
     fine-tuning).
     """
-    steps = [
-        optax.scale_by_factored_rms(decay_rate=decay_rate, min_dim_size_to_factor=MIN_DIM_SIZE_TO_FACTOR),
-        optax.clip_by_block_rms(clipping_threshold),
-    ]
-    if multiply_by_parameter_scale:
-        steps.append(optax.scale_by_param_block_rms(1e-3))
-    return optax.chain(_each_layer(optax.chain(*steps)), optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(
+        scale_by_adafactor(decay_rate, clipping_threshold, multiply_by_parameter_scale),
+        optax.scale_by_learning_rate(learning_rate),
+    )
 
 
 def adamw(
@@ -48,22 +39,6 @@ def adamw(
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019); element-wise, so stacked layers need no care."""
     return optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
-
-
-def _each_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Maps `transformation` over axis 0 of every leaf below a `layers` key, and leaves the others whole."""
-    mapped = optax.GradientTransformation(
-        jax.vmap(transformation.init),
-        lambda updates, state, params: jax.vmap(transformation.update)(updates, state, params),
-    )
-
-    def kinds(params):
-        # One group a stack: encoder and decoder may differ in depth.
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: _names(path)[0] if "layers" in _names(path) else "single", params
-        )
-
-    return optax.partition({**dict.fromkeys(_STACKS, mapped), "single": transformation}, kinds)
 
 
 def state_specs(opt_state: Any, param_specs: Any, param_shapes: Any) -> Any:
@@ -88,22 +63,13 @@ def state_specs(opt_state: Any, param_specs: Any, param_shapes: Any) -> Any:
         spec += (None,) * (len(shape) - len(spec))
         if leaf.shape == shape:
             return P(*spec)
-        kept = _kept_axes(shape, "layers" in owner, names)
-        if kept is not None and leaf.shape == tuple(shape[i] for i in kept):
-            return P(*(spec[i] for i in kept))
+        axes = factored_axes(path, shape)
+        dropped = None if axes is None else axes[1] if "v_row" in names else axes[0] if "v_col" in names else None
+        if dropped is not None and leaf.shape == tuple(np.delete(shape, dropped)):
+            return P(*np.delete(np.array(spec, object), dropped))
         return P()
 
     return jax.tree_util.tree_map_with_path(spec_of, opt_state)
-
-
-def _kept_axes(shape: tuple[int, ...], stacked: bool, names: tuple[str, ...]) -> list[int] | None:
-    """Axes of the parameter that optax's v_row (the largest is averaged away) or v_col (the second largest) keeps."""
-    first = 1 if stacked else 0
-    if len(shape) - first < 2:
-        return None
-    order = [first + int(i) for i in np.argsort(shape[first:])]
-    dropped = order[-1] if "v_row" in names else order[-2] if "v_col" in names else None
-    return None if dropped is None else [i for i in range(len(shape)) if i != dropped]
 
 
 def _names(path: tuple) -> tuple[str, ...]:
@@ -117,4 +83,5 @@ def unboxed_specs(boxed_params: Any) -> Any:
 
 def global_norm(tree: Any) -> jax.Array:
     """Returns sqrt of the sum of squares over all leaves, float32 scalar."""
-    return optax.tree.norm(jax.tree.map(lambda x: x.astype(jnp.float32), tree))
+    # The barrier: the optimizer squares gradients too, and XLA would store the squares, as large as the model.
+    return optax.tree.norm(jax.tree.map(lambda x: jax.lax.optimization_barrier(x).astype(jnp.float32), tree))

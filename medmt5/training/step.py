@@ -100,8 +100,8 @@ def make_train_step(
     def loss_fn(params, batch, rng, normalizer):
         rngs = {"dropout": rng} if config.dropout_rate else None
         hidden: Any = model.apply({"params": params}, batch, deterministic=rngs is None, rngs=rngs)
-        loss = batch_loss(hidden, params, batch, objective)
-        return loss.total / normalizer, loss
+        loss = batch_loss(hidden, params, batch, objective, mesh, normalizer)
+        return loss.objective, loss
 
     def train_step(state: TrainState, batch: Batch):
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -133,18 +133,24 @@ def make_eval_step(
 
     def eval_step(params, batch):
         hidden: Any = model.apply({"params": params}, batch)
-        return batch_loss(hidden, params, batch, objective)
+        return batch_loss(hidden, params, batch, objective, mesh)
 
     data, everywhere = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
     return _in_context(jax.jit(eval_step, in_shardings=(shardings.params, data), out_shardings=everywhere), mesh)
 
 
-def batch_loss(hidden: jax.Array, params: Any, batch: Batch, objective: Objective) -> losses.Loss:
+def batch_loss(
+    hidden: jax.Array, params: Any, batch: Batch, objective: Objective, mesh: Mesh, normalizer: jax.Array | float = 1.0
+) -> losses.Loss:
+    """Returns the loss of the decoder's last hidden states [batch, targets, embed]."""
     return losses.vocabulary_loss(
         hidden,
         mt5.output_kernel(params),
         batch["decoder_target_tokens"],
         batch["decoder_loss_weights"],
+        normalizer=normalizer,
+        batch_shards=mesh.shape["data"],
+        vocab_shards=mesh.shape["model"],
         z_loss=objective.z_loss,
         label_smoothing=objective.label_smoothing,
     )

@@ -28,16 +28,26 @@ def plain_loss(hidden, kernel, targets, weights, z_loss, label_smoothing):
     return jnp.sum(weights * (loss + z_loss * jax.nn.logsumexp(logits, -1) ** 2))
 
 
-@pytest.mark.parametrize("chunk_length", [1, 3, 7, None])
+@pytest.mark.parametrize("block", [(1, 1, 0), (2, 7, 3), (3, 16, 3), (7, 50, 1), (None, None, None)])
 @pytest.mark.parametrize(("z_loss", "label_smoothing"), [(0.0, 0.0), (1e-2, 0.0), (1e-2, 0.1)])
-def test_chunked_equals_plain_in_value_and_gradients(chunk_length, z_loss, label_smoothing):
+def test_chunked_equals_plain_in_value_and_gradients(block, z_loss, label_smoothing):
     hidden, kernel, targets, weights = inputs()
 
     def chunked(hidden, kernel):
+        chunks, size, kept = block
         loss = vocabulary_loss(
-            hidden, kernel, targets, weights, z_loss=z_loss, label_smoothing=label_smoothing, chunk_length=chunk_length
+            hidden,
+            kernel,
+            targets,
+            weights,
+            normalizer=0.5,
+            z_loss=z_loss,
+            label_smoothing=label_smoothing,
+            num_chunks=chunks,
+            block_size=size,
+            kept_blocks=kept,
         )
-        return 3.0 * loss.total
+        return 1.5 * loss.objective
 
     def plain(hidden, kernel):
         return 3.0 * plain_loss(hidden, kernel, targets, weights, z_loss, label_smoothing)
@@ -63,6 +73,6 @@ def test_the_forward_pass_alone_and_the_differentiated_one_agree():
     hidden, kernel, targets, weights = inputs(2)
 
     def total(hidden):
-        return vocabulary_loss(hidden, kernel, targets, weights, z_loss=1e-3, chunk_length=2).total
+        return vocabulary_loss(hidden, kernel, targets, weights, z_loss=1e-3, block_size=20).objective
 
     np.testing.assert_allclose(total(hidden), jax.value_and_grad(total)(hidden)[0], rtol=1e-6)

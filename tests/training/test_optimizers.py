@@ -83,7 +83,7 @@ def test_factored_statistics_are_sharded_as_the_axes_they_keep():
     }
     state = jax.eval_shape(optimizers.adafactor(0.1).init, shapes)
     found = {
-        jax.tree_util.keystr(path, simple=True, separator="/").split("inner_state/0/")[-1]: (leaf.shape, spec)
+        jax.tree_util.keystr(path, simple=True, separator="/").removeprefix("0/"): (leaf.shape, spec)
         for (path, leaf), spec in zip(
             jax.tree_util.tree_leaves_with_path(state),
             jax.tree.leaves(optimizers.state_specs(state, specs, shapes), is_leaf=lambda x: isinstance(x, P)),
