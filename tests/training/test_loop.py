@@ -1,10 +1,10 @@
 """A run of a few steps, seen from outside: what it writes, what it says, and how it stops."""
 
+import gzip
 import json
 import logging
 import math
 
-import jax
 import numpy as np
 import pytest
 
@@ -16,7 +16,6 @@ from medmt5.tokens.store import StoreWriter
 from medmt5.training import goodput, held_out, skipped_log
 from medmt5.training.losses import Loss
 from medmt5.training.metrics_log import TIMES, MetricsLog, read_metrics
-from medmt5.training.monitor import STEPS_IN_FLIGHT
 
 TASKS = ("notes.en", "notes.es")
 
@@ -120,8 +119,6 @@ def test_the_goodput_of_a_run_adds_up_and_knows_its_end(whole):
 
 def test_a_profile_holds_the_steps_asked_for(whole):
     [trace] = (whole / "profile").rglob("*.trace.json.gz")
-    import gzip
-
     text = gzip.decompress(trace.read_bytes()).decode()
     steps = {e["args"]["step_num"] for e in json.loads(text)["traceEvents"] if e.get("name") == "train_step"}
     assert {int(step) for step in steps} == {10, 11, 12}
@@ -152,11 +149,10 @@ def test_too_many_in_a_row_stop_with_the_steps_and_the_examples_and_the_last_che
     assert "notes.e" in str(stop.value)
     folder = train.Path(e.model_dir)
     assert (folder / "checkpoint_5").is_dir()
-    # Steps may be dispatched before the news arrives, but nothing is saved after it.
+    # Steps may have been dispatched before the news came, but nothing was saved after it.
     assert not (folder / "checkpoint_15").exists()
     assert [line["step"] for line in read_metrics(folder / skipped_log.FILE_NAME)] == [8, 9, 10]
     assert goodput.read_goodput(folder / goodput.FILE_NAME)[-1]["end"] == "failed"
-    assert STEPS_IN_FLIGHT < 5
 
 
 def test_a_run_that_goes_on_ends_as_one_never_stopped_and_says_what_was_lost(experiment, whole, monkeypatch, caplog):
@@ -230,7 +226,3 @@ def test_a_perplexity_that_overflows_is_infinite_and_the_line_stays_json(tmp_pat
 def test_a_wrong_macro_is_named(experiment, macro, value, message):
     with pytest.raises(InputError, match=message):
         experiment("wrong", **{macro: value})
-
-
-def test_eight_devices_are_there():
-    assert jax.device_count() == 8
