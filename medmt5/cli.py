@@ -124,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         "--gin_file", action="append", default=[], metavar="FILE", help="may be repeated; later files win"
     )
     train.add_argument("--gin_search_paths", type=_names, default=[], metavar="A,B")
-    train.add_argument("--dry_run", action="store_true", help="check the configuration, print it and stop")
+    train.add_argument(
+        "--dry_run", action="store_true", help="as --gin.DRY_RUN=True: print configuration and plan, stop"
+    )
 
     evaluate = add(
         "evaluate",
@@ -247,13 +249,17 @@ def _train(args, rest) -> int:
     bindings, others = config.parse_flags(rest)
     if others:
         raise InputError(f"unrecognized arguments: {' '.join(others)}; macros are set as --gin.NAME=VALUE")
+    if args.dry_run:
+        bindings.append("DRY_RUN = True")
     built = config.build("train.Experiment", args.gin_file, bindings, args.gin_search_paths)
     from medmt5 import train
     from medmt5.training.loop import Preempted
 
-    if args.dry_run:
+    if built.value.dry_run:
+        from medmt5.plan import make_plan
+
         print(built.resolved)
-        print(f"# {train.describe(built.value)}")
+        print(make_plan(built.value))
         return 0
     try:
         train.train(built.value, built.resolved)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,17 +25,24 @@ from medmt5 import partitioning
 from medmt5.batch import Batch
 from medmt5.checkpoints.manager import CheckpointManager, find_checkpoint, restore_params
 from medmt5.errors import InputError
+from medmt5.model.flops import train_step_flops
 from medmt5.model.mt5 import MT5Config
 from medmt5.model_files import ModelFiles, check_vocabulary_fits, write_model_files
 from medmt5.partitioning import Partitioning
-from medmt5.progress import training_progress
+from medmt5.progress import TrainingProgress
 from medmt5.tokenizer import Tokenizer
 from medmt5.tokens import loader
-from medmt5.tokens.mixture import Mixture, mixture_file
+from medmt5.tokens.mixture import Mixture, language_of, mixture_file
 from medmt5.tokens.store import TokenStore
 from medmt5.training import step as steps
-from medmt5.training.loop import Periods, run_loop
+from medmt5.training.device_peaks import peak_flops
+from medmt5.training.goodput import Clock, GoodputLog
+from medmt5.training.held_out import make_evaluate
+from medmt5.training.loop import Periods, Preempted, run_loop
 from medmt5.training.metrics_log import MetricsLog
+from medmt5.training.monitor import Monitor, Utilisation
+from medmt5.training.profile import Profile
+from medmt5.training.skipped_log import SkippedLog
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +71,22 @@ class Experiment:
     checkpoints_to_keep: int | None
     log_period: int
     seed: int
+    max_skipped_steps: int
+    loss_spike_factor: float | None
+    profile_steps: int
+    dry_run: bool
 
     def __post_init__(self):
-        for name in ("batch_size", "train_steps", "num_microbatches", "eval_period", "checkpoint_period", "log_period"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
+        counts = ("batch_size", "train_steps", "num_microbatches", "eval_period", "checkpoint_period", "log_period")
+        for name in (*counts, "max_skipped_steps", "profile_steps"):
+            value, least = getattr(self, name), int(name != "profile_steps")
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        if self.loss_spike_factor is not None and not self.loss_spike_factor > 1:
+            raise InputError(
+                f"LOSS_SPIKE_FACTOR must be None or a number above 1, not {self.loss_spike_factor!r}: a loss that many "
+                "times the running mean is skipped"
+            )
         if set(self.feature_lengths) != {"inputs", "targets"}:
             raise InputError(
                 "TASK_FEATURE_LENGTHS must give the lengths of 'inputs' and 'targets', not "
@@ -82,26 +100,20 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
     `resolved_config` is written to MODEL_DIR/config.gin.
     """
     e = experiment
+    clock = Clock()
     # 1. Everything that can be wrong is checked before anything is compiled.
-    mesh = e.partitioning.make_mesh()
-    dimensions = {"num_heads": e.model.num_heads, "mlp_dim": e.model.mlp_dim, "VOCAB_SIZE": e.model.vocab_size}
-    partitioning.check_divisible(mesh, batch_size=e.batch_size, dimensions=dimensions)
-    steps.check_microbatches(e.batch_size, mesh.shape["data"], e.num_microbatches)
-    tokenizer = Tokenizer(e.vocabulary)
-    check_vocabulary_fits(e.model, tokenizer)
+    mesh, tokenizer = check(e)
     initial = find_checkpoint(Path(e.initial_checkpoint_path)) if e.initial_checkpoint_path else None
 
     # 2. Data: token stores, and batches as a function of the step.
     mixture = _open_mixture(e)
-    stores = {split: _open_stores(mixture, Path(e.token_store), split, tokenizer) for split in ("train", "dev")}
-    make_batches = partial(
-        loader.make_batches,
-        feature_lengths=e.feature_lengths,
-        batch_size=e.batch_size,
-        sentinel_ids=tokenizer.sentinel_ids,
-        host=(jax.process_index(), jax.process_count()),
-    )
-    batches = make_batches(stores["train"], seed=e.seed)
+    stores = {split: open_stores(mixture, Path(e.token_store), split, tokenizer) for split in ("train", "dev")}
+    shape: dict[str, Any] = {
+        "feature_lengths": e.feature_lengths,
+        "batch_size": e.batch_size,
+        "sentinel_ids": tokenizer.sentinel_ids,
+    }
+    batches = make_batches(stores["train"], **shape, seed=e.seed)
 
     # 3. Shapes, shardings, then the state: resume, else import, else from scratch. The order matters.
     optimizer = e.optimizer
@@ -110,7 +122,8 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
     model_dir.mkdir(parents=True, exist_ok=True)
     checkpoints = CheckpointManager(model_dir, keep=e.checkpoints_to_keep)
     data_digests = {f"{task}/{split}": s.digest for split in stores for task, s, _ in _named(mixture, stores[split])}
-    restored = checkpoints.restore_newest(shapes, shardings)
+    with clock.spend("restore"):
+        restored = checkpoints.restore_newest(shapes, shardings)
     if restored is not None:
         start_step, state, data = restored
         _check_same_data(data["stores"], data_digests, model_dir)
@@ -118,41 +131,111 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
     else:
         start_step, state = 0, steps.create_state(e.model, optimizer, e.seed, shardings)
         if initial is not None:
-            state = state.replace(params=restore_params(initial, shapes.params, shardings.params))
+            with clock.spend("restore"):
+                state = state.replace(params=restore_params(initial, shapes.params, shardings.params))
             logger.info("parameters from %s", initial)
     write_model_files(model_dir, ModelFiles(e.model, tokenizer, e.feature_lengths))
     if resolved_config:
         (model_dir / "config.gin").write_text(resolved_config, encoding="utf-8")
 
-    # 4. The loop.
-    train_step = steps.make_train_step(
+    # 4. The loop. One process of all writes and shows; every process stops where it must.
+    first = jax.process_index() == 0
+    log = MetricsLog(model_dir, start_step, active=first)
+    goodput = GoodputLog(model_dir, clock, start_step=start_step, reached_step=log.reached_step, active=first)
+    if goodput.steps_to_repeat:
+        logger.info("%d steps after it were trained by an earlier run and are trained again", goodput.steps_to_repeat)
+    examples_of = partial(loader.example_ids, stores["train"], seed=e.seed, **shape)
+    end = "failed"
+    with TrainingProgress(model_dir.name, start_step, e.train_steps, active=first) as show:
+        monitor = Monitor(
+            log=log,
+            show=show,
+            clock=clock,
+            goodput=goodput,
+            skipped=SkippedLog(model_dir, start_step, e.max_skipped_steps, examples_of, active=first),
+            utilisation=_utilisation(e, mesh),
+            log_period=e.log_period,
+            train_steps=e.train_steps,
+            start_step=start_step,
+            learning_rate=e.schedule,
+            epochs=_epochs_by_metric(*loader.epochs_per_step(stores["train"], **shape)),
+        )
+        try:
+            state = run_loop(
+                state,
+                start_step=start_step,
+                train_steps=e.train_steps,
+                train_step=make_train_step(e, mesh, shardings),
+                batches=_on_devices(loader.iterate(batches, start_step), mesh),
+                evaluate=_make_evaluate(e, stores["dev"], shape, mesh, shardings, clock),
+                checkpoints=checkpoints,
+                data_state=lambda step: {"next_step": step, "stores": data_digests},
+                periods=Periods(e.eval_period, e.checkpoint_period),
+                monitor=monitor,
+                clock=clock,
+                profile=Profile(model_dir / "profile", e.profile_steps, start_step, e.train_steps),
+            )
+            end = "finished"
+        except Preempted:
+            end = "preempted"
+            raise
+        finally:
+            log.close()
+            for line in goodput.close(monitor.step, end):
+                show.tell(line)
+    checkpoints.close()
+    return state
+
+
+def check(e: Experiment) -> tuple[jax.sharding.Mesh, Tokenizer]:
+    """Returns the mesh and the tokenizer; raises InputError where they, the model and the batch do not fit."""
+    mesh = e.partitioning.make_mesh()
+    dimensions = {"num_heads": e.model.num_heads, "mlp_dim": e.model.mlp_dim, "VOCAB_SIZE": e.model.vocab_size}
+    partitioning.check_divisible(mesh, batch_size=e.batch_size, dimensions=dimensions)
+    steps.check_microbatches(e.batch_size, mesh.shape["data"], e.num_microbatches)
+    tokenizer = Tokenizer(e.vocabulary)
+    check_vocabulary_fits(e.model, tokenizer)
+    return mesh, tokenizer
+
+
+def make_train_step(e: Experiment, mesh: jax.sharding.Mesh, shardings: steps.TrainState) -> Any:
+    """Returns the jitted train step of the experiment."""
+    return steps.make_train_step(
         e.model,
-        optimizer,
+        e.optimizer,
         e.objective,
         seed=e.seed,
         mesh=mesh,
         shardings=shardings,
         num_microbatches=e.num_microbatches,
+        loss_spike_factor=e.loss_spike_factor,
     )
-    log = MetricsLog(model_dir, start_step)
-    with training_progress(Path(e.model_dir).name, start_step, e.train_steps) as report:
-        state = run_loop(
-            state,
-            start_step=start_step,
-            train_steps=e.train_steps,
-            train_step=train_step,
-            batches=_on_devices(loader.iterate(batches, start_step), mesh),
-            evaluate=_make_evaluate(e, stores["dev"], make_batches, mesh, shardings),
-            learning_rate=e.schedule,
-            checkpoints=checkpoints,
-            data_state=lambda step: {"next_step": step, "stores": data_digests},
-            log=log,
-            periods=Periods(e.log_period, e.eval_period, e.checkpoint_period),
-            report=report,
-        )
-    log.close()
-    checkpoints.close()
-    return state
+
+
+def step_flops(e: Experiment) -> int:
+    """Returns the floating-point operations of a train step on a global batch, padding counted like any token."""
+    return train_step_flops(e.model, e.batch_size, e.feature_lengths["inputs"], e.feature_lengths["targets"])
+
+
+def mesh_peak_flops(mesh: jax.sharding.Mesh, dtype: str) -> float | None:
+    """Returns the peak FLOP/s of all devices of the mesh, None if unknown; measured on a CPU, in about a second.
+
+    All virtual devices of a CPU share the cores that one product is measured on.
+    """
+    device = mesh.devices.flat[0]
+    peak = peak_flops(device, dtype)
+    count = jax.process_count() if device.platform == "cpu" else mesh.size
+    return None if peak is None else peak * count
+
+
+def _utilisation(e: Experiment, mesh: jax.sharding.Mesh) -> Utilisation:
+    # Where the peak has to be measured, only a run that lasts is worth the second.
+    after_seconds = 10.0 if mesh.devices.flat[0].platform == "cpu" else 0.0
+    return Utilisation(step_flops(e), partial(mesh_peak_flops, mesh, e.model.dtype), after_seconds)
+
+
+def _epochs_by_metric(mixture: float, tasks: dict[str, float]) -> dict[str, float]:
+    return {"epochs": mixture} | ({f"epochs/{task}": n for task, n in tasks.items()} if len(tasks) > 1 else {})
 
 
 def _open_mixture(e: Experiment) -> Mixture:
@@ -174,7 +257,7 @@ def _open_mixture(e: Experiment) -> Mixture:
     return Mixture.read(root, e.mixture)
 
 
-def _open_stores(mixture: Mixture, root: Path, split: str, tokenizer: Tokenizer) -> list[tuple[TokenStore, float]]:
+def open_stores(mixture: Mixture, root: Path, split: str, tokenizer: Tokenizer) -> list[tuple[TokenStore, float]]:
     """Opens the stores of a split; one that a task does not have is left out, except for training."""
     stores = []
     for task, rate in mixture.tasks:
@@ -202,23 +285,37 @@ def _check_same_data(saved: dict[str, str], now: dict[str, str], model_dir: Path
         )
 
 
+def make_batches(stores: list[tuple[TokenStore, float]], **arguments: Any) -> Any:
+    """Returns this process's rows of the batches."""
+    return loader.make_batches(stores, host=(jax.process_index(), jax.process_count()), **arguments)
+
+
 def _make_evaluate(
-    e: Experiment, stores, make_batches, mesh, shardings
+    e: Experiment, stores, shape: dict[str, Any], mesh, shardings, clock: Clock
 ) -> Callable[[steps.TrainState], dict[str, float]]:
-    """Returns state -> {"eval_loss", "eval_accuracy"} over `eval_steps` fixed batches of the dev split; {} without
-    one.
+    """Returns state -> metrics over `eval_steps` fixed batches a language of the dev split; {} without one.
+
+    A language whose dev split is smaller than that is gone through once.
     """
-    if not stores:
-        return lambda state: {}
-    eval_step = steps.make_eval_step(e.model, e.objective, mesh=mesh, shardings=shardings)
-    batches = make_batches(stores, seed=0)
+    # Perplexity is that of the text, so without smoothing.
+    objective = dataclasses.replace(e.objective, label_smoothing=0.0)
+    eval_step = steps.make_eval_step(e.model, objective, mesh=mesh, shardings=shardings)
+    by_language: dict[str, list[tuple[TokenStore, float]]] = {}
+    for store, rate in stores:
+        by_language.setdefault(language_of(store.manifest["task"]), []).append((store, rate))
 
-    def evaluate(state: steps.TrainState) -> dict[str, float]:
-        sums = [eval_step(state.params, partitioning.put_batch(batches[i], mesh)) for i in range(e.eval_steps)]
-        total = jax.device_get(jax.tree.map(lambda *x: sum(x), *sums))
-        return {"eval_loss": float(total.total / total.weight), "eval_accuracy": float(total.correct / total.weight)}
+    def fixed_batches(stores) -> list[Callable[[], dict[str, Any]]]:
+        batches = make_batches(stores, **shape, seed=0)
+        epoch, _ = loader.epochs_per_step(stores, **shape)
+        count = min(e.eval_steps, math.ceil(1 / epoch))
+        return [partial(_put, batches, i, mesh) for i in range(count)]
 
-    return evaluate
+    batches = {language: fixed_batches(stores) for language, stores in sorted(by_language.items())}
+    return make_evaluate(eval_step, batches, clock)
+
+
+def _put(batches: Any, step: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    return partitioning.put_batch(batches[step], mesh)
 
 
 def _on_devices(batches: Iterator[Batch], mesh: jax.sharding.Mesh) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from medmt5.annotation.formats.brat import read_brat
 from medmt5.annotation.repairs import Repairs
 from medmt5.cli import main
 from medmt5.tokenizer import Tokenizer
-from medmt5.training.metrics_log import read_metrics
+from medmt5.training.metrics_log import TIMES, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 # The parents' 8 virtual devices are for the tests of meshes.
@@ -96,7 +96,7 @@ def assert_same_run(one, other):
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
     lines = [
-        [{k: v for k, v in line.items() if k != "steps_per_second"} for line in read_metrics(d / "metrics.jsonl")]
+        [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(d / "metrics.jsonl")]
         for d in (one, other)
     ]
     assert lines[0] == lines[1]
@@ -275,10 +275,11 @@ def test_help_has_an_example(command, capsys):
 def test_the_module_trains_as_the_command_does(road, tmp_path):
     arguments = train_arguments(road, tmp_path / "m", TRAIN_STEPS=1)[1:]
     result = subprocess.run(
-        [sys.executable, "-m", "medmt5.train", "--dry_run", *map(str, arguments)],
+        [sys.executable, "-m", "medmt5.train", "--gin.DRY_RUN=True", *map(str, arguments)],
         capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "TRAIN_STEPS = 1" in result.stdout
-    assert "parameters" in result.stdout
+    assert "GiB a device while training" in result.stdout
+    assert not (tmp_path / "m").exists()
     assert Tokenizer(road / "spiece.model").num_pieces == 1000

@@ -27,7 +27,7 @@ FORBIDDEN = {
     "errors": (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"}),
     **{
         unit: (DATA_STACK | {"gin"}, SEQIO)
-        for unit in ("label", "labelling", "evaluate", "train", "model_files", "progress")
+        for unit in ("label", "labelling", "evaluate", "train", "plan", "model_files", "progress")
     },
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

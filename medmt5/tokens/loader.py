@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -82,6 +83,52 @@ def count_overlong(store: TokenStore, feature_lengths: Mapping[str, int]) -> int
     return int((~_fitting(store, feature_lengths)).sum())
 
 
+def epochs_per_step(
+    stores: Sequence[tuple[TokenStore, float]],
+    *,
+    feature_lengths: Mapping[str, int],
+    batch_size: int,
+    sentinel_ids: np.ndarray,
+) -> tuple[float, dict[str, float]]:
+    """Returns the epochs of data that one step goes through: of all stores together, and task -> of its own store.
+
+    An epoch of all together is as many examples as they hold, whatever the rates.
+    """
+    counts = {store.manifest["task"]: len(_Records(store, feature_lengths, sentinel_ids)) for store, _ in stores}
+    rates = {store.manifest["task"]: rate for store, rate in stores}
+    shares = {task: rate / sum(rates.values()) for task, rate in rates.items()}
+    by_task = {task: batch_size * shares[task] / count for task, count in counts.items() if count}
+    return batch_size / max(sum(counts.values()), 1), by_task
+
+
+def example_ids(
+    stores: Sequence[tuple[TokenStore, float]],
+    step: int,
+    *,
+    feature_lengths: Mapping[str, int],
+    batch_size: int,
+    seed: int,
+    sentinel_ids: np.ndarray,
+) -> list[dict[str, Any]]:
+    """Returns where each row of the batch of `step` comes from: {"task", "split", "epoch", "records": [first, last]}.
+
+    Records are numbered as in the store; those of span corruption are the documents that a chunk was cut from. The
+    arguments are those of `make_batches`, and so is the order: the same sources, shuffled and mixed alike.
+    """
+
+    def endless(store: TokenStore) -> grain.MapDataset:
+        name = f"{store.manifest['task']}/{store.manifest['split']}"
+        records = _Records(store, feature_lengths, sentinel_ids)
+        facts = {"task": store.manifest["task"], "split": store.manifest["split"]}
+        shuffled = grain.MapDataset.source(records).shuffle(seed=_seed(seed, name, "shuffle")).repeat()
+        return shuffled.map_with_index(
+            lambda i, range_: facts | {"epoch": int(i) // len(records), "records": list(range_)}
+        )
+
+    mixed = grain.MapDataset.mix([endless(store) for store, _ in stores], weights=[rate for _, rate in stores])
+    return [mixed[step * batch_size + row] for row in range(batch_size)]
+
+
 def _endless_examples(
     store: TokenStore, feature_lengths: Mapping[str, int], sentinel_ids: np.ndarray, seed: int
 ) -> grain.MapDataset:
@@ -148,6 +195,31 @@ class _Chunks:
         stream = np.concatenate([self._store[document]["targets"] for document in range(first, last + 1)])
         offset = start - (int(self._ends[first - 1]) if first else 0)
         return stream[offset : offset + end - start]
+
+
+class _Records:
+    """What `_Pairs` or `_Chunks` make their examples of: element i is (first, last) record."""
+
+    def __init__(self, store: TokenStore, feature_lengths: Mapping[str, int], sentinel_ids: np.ndarray):
+        self._indices: np.ndarray | None = None
+        if store.manifest["objective"] == "pairs":
+            self._indices = np.flatnonzero(_fitting(store, feature_lengths))
+            self._count = len(self._indices)
+        else:
+            self._chunk_tokens = _chunk_tokens(feature_lengths, sentinel_ids)
+            self._ends = np.cumsum(store.lengths[:, 0], dtype=np.int64)
+            self._count = -(-int(self._ends[-1] if len(store) else 0) // self._chunk_tokens)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: int) -> tuple[int, int]:
+        if self._indices is not None:
+            return int(self._indices[i]), int(self._indices[i])
+        start = i * self._chunk_tokens
+        end = min(start + self._chunk_tokens, int(self._ends[-1]))
+        first, last = np.searchsorted(self._ends, [start, end - 1], side="right")
+        return int(first), int(last)
 
 
 class _HostRows:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmt5.errors import InputError
+from medmt5.languages import codes
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,14 @@ class Mixture:
 
 def mixture_file(root: Path, name: str) -> Path:
     return root / f"{name}.mixture.json"
+
+
+def language_of(task: str) -> str:
+    """Returns the language of a task, by its name: our tasks are called `<data set>.<language>`. One that is not called
+    so is a group of its own.
+
+    >>> language_of("medical_corpus.es"), language_of("all_notes"), language_of("notes.v2")
+    ('es', 'all_notes', 'notes.v2')
+    """
+    suffix = task.rpartition(".")[2]
+    return suffix if suffix in codes() else task

@@ -8,10 +8,8 @@ end; SIGTERM saves where it stands.
 from __future__ import annotations
 
 import dataclasses
-import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
@@ -19,16 +17,16 @@ from typing import Any
 import jax
 
 from medmt5.checkpoints.manager import CheckpointManager
-from medmt5.errors import InputError
-from medmt5.training.metrics_log import MetricsLog
+from medmt5.training.goodput import Clock
+from medmt5.training.monitor import Monitor
+from medmt5.training.profile import Profile
 from medmt5.training.step import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Periods:
-    """Steps between logging, evaluating and saving."""
+    """Steps between evaluating and saving."""
 
-    log: int
     evaluate: int
     checkpoint: int
 
@@ -41,12 +39,12 @@ def run_loop(
     train_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
     batches: Iterator[Any],
     evaluate: Callable[[TrainState], dict[str, float]],
-    learning_rate: Callable[[int], float],
     checkpoints: CheckpointManager,
     data_state: Callable[[int], dict[str, Any]],
-    log: MetricsLog,
     periods: Periods,
-    report: Callable[[int, dict[str, float]], None],
+    monitor: Monitor,
+    clock: Clock,
+    profile: Profile,
 ) -> TrainState:
     """Trains from `start_step` to `train_steps` and returns the last state, saved.
 
@@ -54,31 +52,47 @@ def run_loop(
       batches: batches of step start_step, start_step + 1, …, already on the devices.
       evaluate: state -> metrics of the dev split.
       data_state: step -> what is saved beside the state.
-      report: called with (step, metrics) for a person to see.
+      monitor: is told of every step and evaluation.
+      clock: what the time is spent on.
 
     Raises:
-      InputError: the loss is no longer finite; the last checkpoint is kept.
+      InputError: too many steps in a row were skipped; the last checkpoint is kept.
       Preempted: SIGTERM came; the state of that step is saved.
     """
-    window = _Window()
+
+    def evaluate_now(step: int) -> None:
+        # The steps before it are landed first: their lines come first, and waiting for them is not evaluating.
+        monitor.land()
+        with clock.spend("evaluation"):
+            metrics = evaluate(state)
+        monitor.evaluated(step, metrics)
+
+    def save_now(step: int, finish: bool = False) -> None:
+        # Landed first: a run that has to stop because of a step before this one stops before it saves.
+        monitor.land()
+        with clock.spend("save"):
+            checkpoints.save(step, state, data_state(step))
+            if finish:
+                checkpoints.wait()
+
     with _Preemption() as preemption:
         for step in range(start_step, train_steps):
             if step % periods.evaluate == 0 and (step > start_step or step == 0):
-                _write(log, report, step, evaluate(state))
-            if step % periods.checkpoint == 0 or preemption.requested:
-                checkpoints.save(step, state, data_state(step))
-            if preemption.requested:
-                checkpoints.wait()
+                evaluate_now(step)
+            stopping = preemption.requested  # read once: a signal between saving and stopping would lose a save
+            if step % periods.checkpoint == 0 or stopping:
+                save_now(step, finish=stopping)
+            if stopping:
                 raise Preempted(step)
-            state, metrics = train_step(state, next(batches))
-            window.add(metrics)
-            if (step + 1) % periods.log == 0 or step + 1 == train_steps:
-                means = window.means()
-                _check_finite(means, step + 1, periods.log)
-                _write(log, report, step + 1, {**means, "learning_rate": float(learning_rate(step))})
-    _write(log, report, train_steps, evaluate(state))
-    checkpoints.save(train_steps, state, data_state(train_steps))
-    checkpoints.wait()
+            with clock.spend("data_wait"):
+                batch = next(batches)
+            # The first call traces and compiles before it dispatches; all others only dispatch.
+            with profile.step(step, monitor.wait), clock.spend("compile" if step == start_step else "step"):
+                state, metrics = train_step(state, batch)
+            monitor.dispatched(step + 1, metrics)
+        profile.stop(monitor.wait)
+    evaluate_now(train_steps)
+    save_now(train_steps, finish=True)
     return state
 
 
@@ -90,39 +104,6 @@ class Preempted(Exception):
             f"stopped by SIGTERM; everything up to step {step} is saved. The same command goes on from there."
         )
         self.step = step
-
-
-class _Window:
-    """Sums metrics since the last log, on the device: reading a value would wait for the step."""
-
-    def __init__(self):
-        self._sums: dict[str, jax.Array] | None = None
-        self._steps = 0
-        self._start = time.perf_counter()
-
-    def add(self, metrics: dict[str, jax.Array]) -> None:
-        self._sums = metrics if self._sums is None else _add(self._sums, metrics)
-        self._steps += 1
-
-    def means(self) -> dict[str, float]:
-        assert self._sums is not None
-        sums = {name: float(value) for name, value in jax.device_get(self._sums).items()}
-        seconds = time.perf_counter() - self._start
-        tokens = max(sums["weight"], 1.0)
-        means = {
-            "loss": sums["total"] / tokens,
-            "cross_entropy": sums["cross_entropy"] / tokens,
-            "z_loss": sums["z_loss"] / tokens,
-            "accuracy": sums["correct"] / tokens,
-            "target_tokens": sums["weight"],
-            "grad_norm": sums["grad_norm"] / self._steps,
-            "steps_per_second": self._steps / seconds,
-        }
-        self.__init__()  # type: ignore[misc]
-        return means
-
-
-_add = jax.jit(lambda a, b: jax.tree.map(lambda x, y: x + y, a, b))
 
 
 class _Preemption:
@@ -143,20 +124,3 @@ class _Preemption:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
-
-
-def _write(
-    log: MetricsLog, report: Callable[[int, dict[str, float]], None], step: int, metrics: dict[str, float]
-) -> None:
-    if metrics:
-        log.write(step, metrics)
-        report(step, metrics)
-
-
-def _check_finite(metrics: dict[str, float], step: int, period: int) -> None:
-    if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
-        raise InputError(
-            f"the loss is {metrics['loss']}, the gradient norm {metrics['grad_norm']} between steps "
-            f"{max(0, step - period)} and {step}; "
-            "lower LEARNING_RATE or raise WARMUP_STEPS, and start the command again to go on from the last checkpoint"
-        )

@@ -1,41 +1,62 @@
 """Training metrics on disk: `metrics.jsonl` (one object a line) and TensorBoard events.
 
 A run that goes on from step n drops the lines after n, so that a killed and resumed run's file reads like that of a run
-never killed.
+never killed, but for its times (`TIMES`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
 FILE_NAME = "metrics.jsonl"
+TIMES = frozenset({"steps_per_second", "tokens_per_second", "mfu"})
+"""Metrics that differ from run to run; all others are the same bits for the same experiment."""
 
 
 class MetricsLog:
-    """Appends metrics of a MODEL_DIR, starting at `start_step`."""
+    """Appends metrics of a MODEL_DIR, starting at `start_step`.
 
-    def __init__(self, model_dir: Path, start_step: int):
-        self._path = Path(model_dir) / FILE_NAME
+    Args:
+      active: False on every process but one: nothing is read or written.
+
+    Attributes:
+      reached_step: the last step that an earlier run wrote of, 0 without one.
+    """
+
+    def __init__(self, model_dir: Path, start_step: int, active: bool = True):
+        self.reached_step = 0
+        self._active = active
+        if not active:
+            return
+        path = Path(model_dir) / FILE_NAME
+        lines = read_metrics(path)
+        self.reached_step = max((int(line["step"]) for line in lines), default=0)
         # A run that starts over at 0 evaluates its start again; one that goes on from n has done so before it saved.
-        kept = [line for line in read_metrics(self._path) if start_step and line["step"] <= start_step]
-        temporary = self._path.with_suffix(".part")
+        kept = [line for line in lines if start_step and line["step"] <= start_step]
+        temporary = path.with_suffix(".part")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        temporary.replace(path)
+        self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(Path(model_dir) / "train"), purge_step=start_step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        """Appends a line; a value that is not finite is left out of it, for JSON has none."""
+        if not self._active:
+            return
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         self._file.flush()
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        if self._active:
+            self._file.close()
+            self._events.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -21,18 +21,21 @@ from jax.sharding import Mesh, NamedSharding
 from medmt5 import partitioning
 from medmt5.errors import InputError
 from medmt5.model import mt5
-from medmt5.training import losses, optimizers
+from medmt5.training import bad_steps, losses, optimizers
 
 State = Any
 Batch = dict[str, jax.Array]
 
 
 class TrainState(struct.PyTreeNode):
-    """step: int32 scalar; params: float32 tree as `mt5.init_params` (unboxed); opt_state: optax's."""
+    """step: int32 scalar; params: float32 tree as `mt5.init_params` (unboxed); opt_state: optax's; history: which
+    steps counted.
+    """
 
     step: Any
     params: Any
     opt_state: Any
+    history: bad_steps.History
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Objective:
 def init_state(config: mt5.MT5Config, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """Returns a state with boxed parameters (axis names) at step 0, drawn from `seed`."""
     boxed = mt5.init_params(config, jax.random.key(seed))
-    return TrainState(jnp.int32(0), boxed, optimizer.init(nn.unbox(boxed)))
+    return TrainState(jnp.int32(0), boxed, optimizer.init(nn.unbox(boxed)), bad_steps.start())
 
 
 def state_shardings(
@@ -67,7 +70,9 @@ def state_shardings(
     opt_shardings = jax.tree.map(
         lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
     )
-    return shapes, TrainState(partitioning.replicated(mesh), param_shardings, opt_shardings)
+    everywhere = partitioning.replicated(mesh)
+    history = jax.tree.map(lambda _: everywhere, shapes.history)
+    return shapes, TrainState(everywhere, param_shardings, opt_shardings, history)
 
 
 def create_state(
@@ -91,9 +96,13 @@ def make_train_step(
     mesh: Mesh,
     shardings: TrainState,
     num_microbatches: int = 1,
+    loss_spike_factor: float | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the jitted step. The state is donated; metrics are float32 scalars: the sums of `losses.Loss`,
-    `grad_norm`.
+    `input_tokens` (without padding), `grad_norm`, `skipped` (0 or 1) and `skipped_in_a_row`.
+
+    A step whose loss or gradient norm is not finite, or whose loss is above `loss_spike_factor` times the running mean,
+    changes nothing but the step number: see `bad_steps`.
     """
     model = mt5.MT5(config)
 
@@ -113,10 +122,23 @@ def make_train_step(
             gradients, loss = gradient(state.params, batch, rng, normalizer)
         else:
             gradients, loss = _accumulate(gradient, state.params, batch, rng, normalizer, num_microbatches)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {**loss._asdict(), "grad_norm": optimizers.global_norm(gradients)}
-        return TrainState(state.step + 1, params, opt_state), metrics
+
+        def update():
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            return optax.apply_updates(state.params, updates), opt_state
+
+        grad_norm = optimizers.global_norm(gradients)
+        mean = loss.total / jnp.maximum(loss.weight, 1.0)
+        counts, history = bad_steps.judge(state.history, mean, grad_norm, loss_spike_factor)
+        params, opt_state = bad_steps.apply(counts, update, (state.params, state.opt_state))
+        metrics = {
+            **loss._asdict(),
+            "input_tokens": jnp.sum(batch["encoder_input_tokens"] != 0, dtype=jnp.float32),
+            "grad_norm": grad_norm,
+            "skipped": 1 - counts.astype(jnp.float32),
+            "skipped_in_a_row": history.skipped_in_a_row.astype(jnp.float32),
+        }
+        return TrainState(state.step + 1, params, opt_state, history), metrics
 
     data, everywhere = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
     return _in_context(

@@ -182,6 +182,39 @@ def test_overlong_pairs_are_left_out_and_counted_aloud(make, tmp_path, tokenizer
         make((store, 1), lengths={"inputs": 1, "targets": 1})
 
 
+def test_the_origin_of_every_row_is_known_on_demand(pairs, documents, make, tokenizer):
+    stores = [(pairs, 1), (documents, 2)]
+    options = {"feature_lengths": LENGTHS, "batch_size": 8, "sentinel_ids": tokenizer.sentinel_ids}
+    epochs = set()
+    for step in (0, 5, 29):
+        batch_ = make(*stores)[step]
+        ids = loader.example_ids(stores, step, seed=0, **options)
+        assert len(ids) == 8
+        for row, origin in enumerate(ids):
+            first, last = origin["records"]
+            epochs.add((origin["task"], origin["epoch"]))
+            inputs = batch_["encoder_input_tokens"][row]
+            if origin["task"] == "pairs":
+                assert first == last
+                assert inputs[0] == pairs[first]["inputs"][0]
+            else:
+                text = restore(inputs, batch_["decoder_target_tokens"][row], tokenizer.sentinel_ids, 1)
+                held = [int(i) for document in range(first, last + 1) for i in documents[document]["targets"]]
+                assert set(text.tolist()) <= set(held)
+                assert text[0] in documents[first]["targets"]
+                assert text[-1] in documents[last]["targets"]
+    # 80 of 240 rows are of 24 pairs: the last step is in their fourth epoch.
+    assert {("pairs", 0), ("pairs", 3)} <= epochs
+
+
+def test_epochs_of_data_are_counted_by_task_and_in_all(pairs, documents, tokenizer):
+    options = {"feature_lengths": LENGTHS, "batch_size": 8, "sentinel_ids": tokenizer.sentinel_ids}
+    chunks = -(-documents.manifest["tokens"]["targets"] // 17)
+    whole, by_task = loader.epochs_per_step([(pairs, 1), (documents, 3)], **options)
+    assert whole == pytest.approx(8 / (24 + chunks))
+    assert by_task == pytest.approx({"pairs": 8 / 4 / 24, "documents": 8 * 3 / 4 / chunks})
+
+
 def test_one_short_document_is_enough(make, tmp_path, tokenizer):
     with StoreWriter(
         tmp_path / "s", task="t", split="train", objective="span_corruption", tokenizer=tokenizer

@@ -1,0 +1,131 @@
+"""What a run will be, before money is spent on it: `medmt5 train … --gin.DRY_RUN=True`.
+
+The train step is compiled for the real devices, from shapes alone: nothing is allocated, trained or written. For
+devices that are not at hand, `medmt5 describe` predicts.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from medmt5.batch import shapes as batch_shapes
+from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint
+from medmt5.errors import InputError
+from medmt5.progress import short_number
+from medmt5.tokens import loader
+from medmt5.tokens.mixture import Mixture, mixture_file
+from medmt5.train import Experiment, check, describe, make_train_step, mesh_peak_flops, open_stores, step_flops
+from medmt5.training import step as steps
+from medmt5.training.goodput import duration
+
+USUAL_MFU = 0.4
+
+
+def make_plan(e: Experiment) -> str:
+    """Returns the plan as text; raises InputError for what would stop the run before its first step."""
+    mesh, tokenizer = check(e)
+    shapes, shardings = steps.state_shardings(e.model, e.optimizer, mesh, e.partitioning)
+    inputs, targets = (e.feature_lengths[name] for name in ("inputs", "targets"))
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype)
+        for name, (shape, dtype) in batch_shapes(e.batch_size, inputs, targets).items()
+    }
+    start = time.monotonic()
+    compiled = make_train_step(e, mesh, shardings).lower(shapes, batch).compile()
+    seconds = time.monotonic() - start
+    start_step, source = _start(e)
+    remaining = max(0, e.train_steps - start_step)
+    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+    device = mesh.devices.flat[0]
+    flops, peak = step_flops(e), mesh_peak_flops(mesh, e.model.dtype)
+    step_tokens = e.batch_size * (inputs + targets)
+    sharded = "parameters split over data, " if e.partitioning.shard_parameters_over_data else ""
+    rows = {
+        "model": f"{describe(e)}; computes in {e.model.dtype}",
+        "devices": f"{mesh.size} x {device.device_kind}: data {mesh.shape['data']} x model {mesh.shape['model']}, "
+        f"{sharded}{jax.process_count()} process{'es' * (jax.process_count() > 1)}",
+        "memory": _memory(compiled, device),
+        "compiled in": f"{seconds:.1f} s (the train step, once more if the cache does not have it)",
+        "step": f"{e.batch_size} examples of {inputs} + {targets} tokens: {short_number(step_tokens)} tokens with "
+        f"padding, {short_number(flops)}FLOP, {e.num_microbatches} microbatch{'es' * (e.num_microbatches > 1)}",
+        "starts from": source,
+        "steps": f"{start_step} to {e.train_steps}: {short_number(remaining * step_tokens)} tokens with padding, "
+        f"{short_number(remaining * flops)}FLOP",
+        "takes": _time(remaining * flops, peak),
+        "data": _data(e, tokenizer),
+        "writes": f"to {e.model_dir}: {_checkpoints(e, start_step, state_bytes)}; config.gin, model.json, "
+        "vocabulary.model, metrics.jsonl, goodput.jsonl, train/ (TensorBoard)"
+        + (", profile/" if e.profile_steps else ""),
+    }
+    width = max(map(len, rows))
+    return "\n".join(f"# {name:<{width}}  {text}" for name, text in rows.items())
+
+
+def _memory(compiled: Any, device: jax.Device) -> str:
+    """Of one device, as XLA plans it: arguments (state, batch) and results that take their place count once."""
+    sizes = compiled.memory_analysis()
+    if sizes is None:
+        return "XLA does not say"
+    total = (
+        sizes.argument_size_in_bytes
+        + sizes.output_size_in_bytes
+        - sizes.alias_size_in_bytes
+        + sizes.temp_size_in_bytes
+        + sizes.generated_code_size_in_bytes
+    )
+    limit = (device.memory_stats() or {}).get("bytes_limit") if device.process_index == jax.process_index() else None
+    has = f", of {_gibibytes(limit)}" if limit else ""
+    return (
+        f"{_gibibytes(total)} a device while training{has}: state and batch "
+        f"{_gibibytes(sizes.argument_size_in_bytes)}, temporary {_gibibytes(sizes.temp_size_in_bytes)}"
+    )
+
+
+def _start(e: Experiment) -> tuple[int, str]:
+    """Returns the first step and what its weights come from, in the order that `train` looks."""
+    if Path(e.model_dir).is_dir():
+        try:
+            newest = find_checkpoint(Path(e.model_dir))
+        except InputError:
+            pass  # a MODEL_DIR without a checkpoint starts like a new one
+        else:
+            return checkpoint_step(newest), f"{newest} (if it is whole; not read now)"
+    if e.initial_checkpoint_path:
+        return 0, f"weights of {find_checkpoint(Path(e.initial_checkpoint_path))}"
+    return 0, f"fresh weights, RANDOM_SEED = {e.seed}"
+
+
+def _time(flops: float, peak: float | None) -> str:
+    if peak is None:
+        return "unknown: the peak of these devices is not in our table"
+    return (
+        f"about {duration(flops / (USUAL_MFU * peak))} of training at an MFU of {USUAL_MFU:.0%} "
+        f"({short_number(peak)}FLOP/s peak); scale by the MFU you see"
+    )
+
+
+def _data(e: Experiment, tokenizer: Any) -> str:
+    root = Path(e.token_store)
+    if not mixture_file(root, e.mixture).is_file() and not (root / e.mixture).is_dir():
+        return f"{e.mixture}: no token stores in {root} yet; `medmt5 tokens` will make them first"
+    stores = open_stores(Mixture.read(root, e.mixture), root, "train", tokenizer)
+    epochs, by_task = loader.epochs_per_step(
+        stores, feature_lengths=e.feature_lengths, batch_size=e.batch_size, sentinel_ids=tokenizer.sentinel_ids
+    )
+    tasks = ", ".join(f"{task} {n * e.train_steps:.3g}" for task, n in by_task.items())
+    return f"{e.mixture}: {epochs * e.train_steps:.3g} epochs in all {e.train_steps} steps ({tasks})"
+
+
+def _checkpoints(e: Experiment, start_step: int, state_bytes: int) -> str:
+    count = len({*range(start_step, e.train_steps, e.checkpoint_period), e.train_steps})
+    kept = count if e.checkpoints_to_keep is None else min(count, e.checkpoints_to_keep)
+    disk = _gibibytes(kept * state_bytes)
+    return f"{count} checkpoints of at most {_gibibytes(state_bytes)}, {kept} kept ({disk} of disk)"
+
+
+def _gibibytes(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
