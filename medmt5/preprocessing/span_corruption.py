@@ -31,8 +31,9 @@ def corrupt_spans(
     sentinel_ids, eos_id = tokenizer.sentinel_ids, tokenizer.eos_id
 
     def corrupt(tokens: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng(seed.view(np.uint32))
-        return span_corruption.corrupt(tokens, rng, sentinel_ids, eos_id)
+        keys = np.frombuffer(seed.tobytes(), np.uint64)
+        inputs, targets = span_corruption.corrupt(tokens[None], keys, sentinel_ids, eos_id)
+        return inputs[0], targets[0]
 
     @seqio.map_over_dataset(num_seeds=1)
     def corrupt_chunk(tokens: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -12,7 +12,7 @@ import pytest
 from medmt5 import batch
 from medmt5.errors import InputError
 from medmt5.tokens import loader
-from medmt5.tokens.span_corruption import restore
+from medmt5.tokens.span_corruption import raw_length, restore
 from medmt5.tokens.store import StoreWriter, TokenStore
 
 LENGTHS = {"inputs": 16, "targets": 8}
@@ -33,16 +33,18 @@ def pairs(tmp_path_factory, tokenizer):
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory, tokenizer):
-    """Tokens 5000, 5001, … in documents of 0 to 40 tokens."""
+    """Tokens 5000, 5001, … in documents of 0 to 400 tokens, and in three shards."""
     directory = tmp_path_factory.mktemp("s") / "documents"
     ids = itertools.count(5000)
     rng = np.random.default_rng(0)
     with StoreWriter(
         directory, task="documents", split="train", objective="span_corruption", tokenizer=tokenizer, shard_tokens=300
     ) as writer:
-        for length in [0, *rng.integers(0, 40, 60), 0]:
+        for length in [0, *rng.integers(0, 400, 60), 0]:
             writer.write({"targets": list(itertools.islice(ids, int(length)))})
-    return TokenStore(directory)
+    store = TokenStore(directory)
+    assert len(store.manifest["shards"]) == 3
+    return store
 
 
 @pytest.fixture
@@ -111,9 +113,41 @@ def test_each_token_of_the_documents_comes_once_an_epoch(make, documents, tokeni
         assert chunk == list(range(chunk[0], chunk[0] + len(chunk))), "the text of a chunk is in its order"
 
 
+def test_example_ids_name_the_records_of_each_row(make, pairs, documents, tokenizer):
+    stores = [(documents, 5), (pairs, 2)]
+    batches = make(*stores, seed=3)
+    ends = np.cumsum(documents.lengths[:, 0])
+    for step in [0, 1, 200, 10**6]:
+        ids = loader.example_ids(stores, step, feature_lengths=LENGTHS, batch_size=8, seed=3)
+        for row, inputs, targets in zip(
+            ids, batches[step]["encoder_input_tokens"], batches[step]["decoder_target_tokens"], strict=True
+        ):
+            first, last = row["records"]
+            assert row["split"] == "train"
+            if row["task"] == "pairs":
+                assert first == last == inputs[0] - 1000
+            else:
+                text = restore(inputs, targets, tokenizer.sentinel_ids, 1) - 5000  # is a position in the store
+                assert [first, last] == np.searchsorted(ends, text[[0, -1]], side="right").tolist()
+
+
+def test_epochs_in_example_ids_are_counted_as_epochs_per_step_says(make, pairs, documents):
+    stores = [(documents, 5), (pairs, 2)]
+    options = {"feature_lengths": LENGTHS, "batch_size": 8}
+    rates = loader.epochs_per_step(stores, **options)
+    assert rates == {
+        "documents/train": 8 * 5 / 7 / -(-documents.num_tokens // 17),
+        "pairs/train": 8 * 2 / 7 / 24,
+    }
+    for step in [0, 30, 4321]:
+        for row in loader.example_ids(stores, step, seed=0, **options):
+            share = rates[f"{row['task']}/{row['split']}"]
+            assert int(step * share - 0.1) <= row["epoch"] <= int((step + 1) * share + 0.1)
+
+
 def test_the_noise_is_new_in_each_epoch(make, documents, tokenizer):
     batches = make((documents, 1), batch_size=1, lengths={"inputs": 64, "targets": 20})
-    epoch = -(-documents.manifest["tokens"]["targets"] // 71)
+    epoch = -(-documents.num_tokens // raw_length(64)[0])
     noise: list[dict[int, list[int]]] = [{}, {}]
     for step in range(2 * epoch):
         [text] = texts(batches, [step], tokenizer)
@@ -177,7 +211,6 @@ def test_overlong_pairs_are_left_out_and_counted_aloud(make, tmp_path, tokenizer
         batches = make((store, 1))
     assert "t/train: 2 of 4 examples are longer than inputs 16, targets 8 and left out (longest: 17, 9)" in caplog.text
     assert set(first_ids(batches, range(4))) == {100, 103}
-    assert loader.count_overlong(store, LENGTHS) == 2
     with pytest.raises(InputError, match="all 4 examples are longer than inputs 1, targets 1"):
         make((store, 1), lengths={"inputs": 1, "targets": 1})
 
