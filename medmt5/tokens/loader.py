@@ -4,16 +4,17 @@ Everything is random access: the batch of a step is a pure function of (seed, st
 the batches of the run that was never stopped, and the rows of all hosts together are the rows of one. The state of an
 iterator is the number of the next step.
 
-    numbers of examples -> shuffled anew each epoch, endless -> mixed by rates -> this host's rows
-                        -> read together -> texts corrupted, each by its own random numbers -> batch
+    rates -> which task has each row, and its how manieth draw that is -> this host's rows            Grain
+          -> examples, shuffled anew each epoch -> read together -> texts corrupted -> batch          numpy
 
-The first line is Grain's, and knows no tokens; the second is vectorised over the rows of a batch.
+Grain mixes numbers one by one, and reads ahead; the rest is vectorised over the rows of a batch.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from medmt5.tokenizer import Tokenizer
 from medmt5.tokens import span_corruption
 from medmt5.tokens.examples import Chunks, Pairs
 from medmt5.tokens.random_numbers import make_keys
+from medmt5.tokens.shuffle import Shuffle
 from medmt5.tokens.store import TokenStore
 
 EOS_ID = Tokenizer.eos_id
@@ -65,8 +67,7 @@ def make_batches(
             span_corruption.check_sentinels(task.examples.chunk_tokens, sentinel_ids)
         else:
             task.examples.warn_of_overlong()
-    parts = _draw(tasks, seed).batch(batch_size // count, drop_remainder=True, batch_fn=np.array)
-    return parts[index::count].map(
+    return _draw(tasks, batch_size // count)[index::count].map(
         partial(_make_batch, tasks=tasks, feature_lengths=feature_lengths, sentinel_ids=sentinel_ids)
     )
 
@@ -96,15 +97,17 @@ def example_ids(
     records (pairs, documents) that it was made of. No token is read.
     """
     tasks = _open_tasks(stores, feature_lengths, seed)
-    return [
-        {
-            "task": tasks[number].store.manifest["task"],
-            "split": tasks[number].store.manifest["split"],
-            "epoch": epoch,
-            "records": list(tasks[number].examples.records(example)),
-        }
-        for number, epoch, example in _draw(tasks, seed).batch(batch_size, batch_fn=list)[step]
-    ]
+    ids: list[dict[str, object]] = [{}] * batch_size
+    for task, rows, epochs, examples in _by_task(_draw(tasks, batch_size)[step], tasks):
+        manifest = task.store.manifest
+        for row, epoch, example in zip(rows.tolist(), epochs.tolist(), examples.tolist(), strict=True):
+            ids[row] = {
+                "task": manifest["task"],
+                "split": manifest["split"],
+                "epoch": epoch,
+                "records": list(task.examples.records(example)),
+            }
+    return ids
 
 
 def epochs_per_step(
@@ -120,6 +123,7 @@ class _Task(NamedTuple):
     store: TokenStore
     rate: float
     examples: Pairs | Chunks
+    shuffle: Shuffle
     noise_seed: int
 
 
@@ -135,36 +139,45 @@ def _open_tasks(
                 f"{store.directory} holds no examples; leave {store.name} out of the mixture, or give it data"
             )
         kind = Pairs if store.manifest["objective"] == "pairs" else Chunks
-        tasks.append(_Task(store, rate, kind(store, feature_lengths), _seed(seed, store, "noise")))
+        examples = kind(store, feature_lengths)
+        shuffle = Shuffle(len(examples), _seed(seed, store, "shuffle"))
+        tasks.append(_Task(store, rate, examples, shuffle, _seed(seed, store, "noise")))
     return tasks
 
 
-def _draw(tasks: Sequence[_Task], seed: int) -> grain.MapDataset:
-    """Returns an endless dataset: element i is (number of the task, epoch, number of the example) of draw i."""
-
-    def shuffle(number: int, task: _Task) -> grain.MapDataset:
-        size = len(task.examples)
-        examples = grain.MapDataset.range(size).shuffle(seed=_seed(seed, task.store, "shuffle") % 2**32).repeat()
-        return examples.map_with_index(lambda draw, example: (number, draw // size, example))
-
-    return grain.MapDataset.mix(
-        [shuffle(number, task) for number, task in enumerate(tasks)], weights=[task.rate for task in tasks]
+def _draw(tasks: Sequence[_Task], rows: int) -> grain.MapDataset:
+    """Returns an endless dataset of [rows, 2] int64: of each row the number of its task, and of the draw from it."""
+    endless = grain.MapDataset.range(sys.maxsize)
+    mixed = grain.MapDataset.mix(
+        [endless.map(partial(_with_number, number)) for number in range(len(tasks))],
+        weights=[task.rate for task in tasks],
     )
+    return mixed.batch(rows, drop_remainder=True, batch_fn=np.array)
+
+
+def _with_number(number: int, draw: int) -> tuple[int, int]:
+    return number, draw
+
+
+def _by_task(draws: np.ndarray, tasks: Sequence[_Task]) -> Iterator[tuple[_Task, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields (task, rows, epochs, examples), [n] each, for the tasks that are among draws, [rows, 2] as `_draw` makes
+    them.
+    """
+    for number in np.unique(draws[:, 0]):
+        rows = np.flatnonzero(draws[:, 0] == number)
+        yield tasks[number], rows, *tasks[number].shuffle(draws[rows, 1])
 
 
 def _make_batch(
     draws: np.ndarray, *, tasks: Sequence[_Task], feature_lengths: Mapping[str, int], sentinel_ids: np.ndarray
 ) -> Batch:
-    """Returns the Batch of draws, [rows, 3] as `_draw` makes them."""
+    """Returns the Batch of draws, [rows, 2] as `_draw` makes them."""
     inputs, targets = (
         np.zeros((len(draws), feature_lengths[feature]), DTYPES["encoder_input_tokens"])
         for feature in ("inputs", "targets")
     )
     target_lengths = np.zeros(len(draws), np.intp)
-    for number in np.unique(draws[:, 0]):
-        rows = np.flatnonzero(draws[:, 0] == number)
-        _, epochs, examples = draws[rows].T
-        task = tasks[number]
+    for task, rows, epochs, examples in _by_task(draws, tasks):
         if isinstance(task.examples, Pairs):
             for row, pair in zip(rows, task.examples.read(examples), strict=True):
                 inputs[row, : len(pair["inputs"])] = pair["inputs"]
