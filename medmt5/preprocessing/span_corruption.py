@@ -13,6 +13,7 @@ import seqio
 import tensorflow as tf
 
 from medmt5.tokens import span_corruption
+from medmt5.tokens.random_numbers import make_keys
 
 
 def corrupt_spans(
@@ -31,7 +32,7 @@ def corrupt_spans(
     sentinel_ids, eos_id = tokenizer.sentinel_ids, tokenizer.eos_id
 
     def corrupt(tokens: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        keys = np.frombuffer(seed.tobytes(), np.uint64)
+        keys = make_keys(0, seed[:1], seed[1:])  # SeqIO gives two numbers
         inputs, targets = span_corruption.corrupt(tokens[None], keys, sentinel_ids, eos_id)
         return inputs[0], targets[0]
 
