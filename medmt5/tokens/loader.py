@@ -4,7 +4,7 @@ Everything is random access: the batch of a step is a pure function of (seed, st
 the batches of the run that was never stopped, and the rows of all hosts together are the rows of one. The state of an
 iterator is the number of the next step.
 
-    rates -> which task has each row, and its how manieth draw that is -> this host's rows            Grain
+    rates -> the task of each row, and the number of the draw from it -> this host's rows             Grain
           -> examples, shuffled anew each epoch -> read together -> texts corrupted -> batch          numpy
 
 Grain mixes numbers one by one, and reads ahead; the rest is vectorised over the rows of a batch.
