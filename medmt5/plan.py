@@ -113,9 +113,7 @@ def _data(e: Experiment, tokenizer: Any) -> str:
     if not mixture_file(root, e.mixture).is_file() and not (root / e.mixture).is_dir():
         return f"{e.mixture}: no token stores in {root} yet; `medmt5 tokens` will make them first"
     stores = open_stores(Mixture.read(root, e.mixture), root, "train", tokenizer)
-    epochs, by_task = loader.epochs_per_step(
-        stores, feature_lengths=e.feature_lengths, batch_size=e.batch_size, sentinel_ids=tokenizer.sentinel_ids
-    )
+    epochs, by_task = loader.epochs_per_step(stores, feature_lengths=e.feature_lengths, batch_size=e.batch_size)
     tasks = ", ".join(f"{task} {n * e.train_steps:.3g}" for task, n in by_task.items())
     return f"{e.mixture}: {epochs * e.train_steps:.3g} epochs in all {e.train_steps} steps ({tasks})"
 

@@ -108,12 +108,8 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
     # 2. Data: token stores, and batches as a function of the step.
     mixture = _open_mixture(e)
     stores = {split: open_stores(mixture, Path(e.token_store), split, tokenizer) for split in ("train", "dev")}
-    shape: dict[str, Any] = {
-        "feature_lengths": e.feature_lengths,
-        "batch_size": e.batch_size,
-        "sentinel_ids": tokenizer.sentinel_ids,
-    }
-    batches = make_batches(stores["train"], **shape, seed=e.seed)
+    shape: dict[str, Any] = {"feature_lengths": e.feature_lengths, "batch_size": e.batch_size}
+    batches = make_batches(stores["train"], tokenizer, **shape, seed=e.seed)
 
     # 3. Shapes, shardings, then the state: resume, else import, else from scratch. The order matters.
     optimizer = e.optimizer
@@ -167,7 +163,7 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
                 train_steps=e.train_steps,
                 train_step=make_train_step(e, mesh, shardings),
                 batches=_on_devices(loader.iterate(batches, start_step), mesh),
-                evaluate=_make_evaluate(e, stores["dev"], shape, mesh, shardings, clock),
+                evaluate=_make_evaluate(e, stores["dev"], tokenizer, shape, mesh, shardings, clock),
                 checkpoints=checkpoints,
                 data_state=lambda step: {"next_step": step, "stores": data_digests},
                 periods=Periods(e.eval_period, e.checkpoint_period),
@@ -285,13 +281,14 @@ def _check_same_data(saved: dict[str, str], now: dict[str, str], model_dir: Path
         )
 
 
-def make_batches(stores: list[tuple[TokenStore, float]], **arguments: Any) -> Any:
+def make_batches(stores: list[tuple[TokenStore, float]], tokenizer: Tokenizer, **arguments: Any) -> Any:
     """Returns this process's rows of the batches."""
-    return loader.make_batches(stores, host=(jax.process_index(), jax.process_count()), **arguments)
+    host = (jax.process_index(), jax.process_count())
+    return loader.make_batches(stores, host=host, sentinel_ids=tokenizer.sentinel_ids, **arguments)
 
 
 def _make_evaluate(
-    e: Experiment, stores, shape: dict[str, Any], mesh, shardings, clock: Clock
+    e: Experiment, stores, tokenizer: Tokenizer, shape: dict[str, Any], mesh, shardings, clock: Clock
 ) -> Callable[[steps.TrainState], dict[str, float]]:
     """Returns state -> metrics over `eval_steps` fixed batches a language of the dev split; {} without one.
 
@@ -305,7 +302,7 @@ def _make_evaluate(
         by_language.setdefault(language_of(store.manifest["task"]), []).append((store, rate))
 
     def fixed_batches(stores) -> list[Callable[[], dict[str, Any]]]:
-        batches = make_batches(stores, **shape, seed=0)
+        batches = make_batches(stores, tokenizer, **shape, seed=0)
         epoch, _ = loader.epochs_per_step(stores, **shape)
         count = min(e.eval_steps, math.ceil(1 / epoch))
         return [partial(_put, batches, i, mesh) for i in range(count)]

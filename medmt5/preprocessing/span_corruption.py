@@ -13,6 +13,7 @@ import seqio
 import tensorflow as tf
 
 from medmt5.tokens import span_corruption
+from medmt5.tokens.random_numbers import make_keys
 
 
 def corrupt_spans(
@@ -31,8 +32,9 @@ def corrupt_spans(
     sentinel_ids, eos_id = tokenizer.sentinel_ids, tokenizer.eos_id
 
     def corrupt(tokens: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng(seed.view(np.uint32))
-        return span_corruption.corrupt(tokens, rng, sentinel_ids, eos_id)
+        keys = make_keys(0, seed[:1], seed[1:])  # SeqIO gives two numbers
+        inputs, targets = span_corruption.corrupt(tokens[None], keys, sentinel_ids, eos_id)
+        return inputs[0], targets[0]
 
     @seqio.map_over_dataset(num_seeds=1)
     def corrupt_chunk(tokens: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from medmt5.errors import InputError
+from medmt5.tokens.random_numbers import random_numbers
 
 NOISE_DENSITY = 0.15
 MEAN_SPAN_LENGTH = 3.0
@@ -39,47 +40,65 @@ def raw_length(
 
 
 def corrupt(
-    tokens: np.ndarray,
-    rng: np.random.Generator,
+    texts: np.ndarray,
+    keys: np.ndarray,
     sentinel_ids: np.ndarray,
     eos_id: int,
     noise_density: float = NOISE_DENSITY,
     mean_span_length: float = MEAN_SPAN_LENGTH,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (inputs, targets), both ending with EOS, for a text of at least one token.
+    """Returns (inputs [rows, *], targets [rows, *]) int32, all ending with EOS, for texts of equal length.
 
-    The number of noise tokens and of spans depends on the length alone; where they lie is uniformly random. A text
-    starts with a kept span and ends with a hidden one. A text of one token keeps it and hides nothing, as T5's.
+    The number of noise tokens and of spans depends on the length alone, and with them the lengths of inputs and
+    targets; where the spans lie is uniformly random. A text starts with a kept span and ends with a hidden one. A text
+    of one token keeps it and hides nothing, as T5's.
 
     Args:
-      tokens: [length] int32, without EOS.
-      rng: the source of all randomness.
+      texts: [rows, length] int32, without EOS; at least one token long.
+      keys: [rows] uint64; each decides where the noise of its row lies.
       sentinel_ids: [sentinels] int32, the first hides the first span.
     """
-    length = len(tokens)
+    rows, length = texts.shape
     if length == 0:
         raise ValueError("no tokens to corrupt")
-    noise, spans = _noise(max(length, 2), noise_density, mean_span_length)
+    check_sentinels(length, sentinel_ids, noise_density, mean_span_length)
+    if length == 1:
+        return _end(texts, eos_id), _end(np.full((rows, 1), sentinel_ids[0]), eos_id)
+    noise, spans = _noise(length, noise_density, mean_span_length)
+    kept = length - noise
+    numbers = random_numbers(keys, length - 2)
+    # Spans alternate, kept, hidden, kept, …, and none is empty; a row is a whole number of such pairs.
+    lengths = np.empty((rows, spans, 2), np.intp)
+    lengths[:, :, 0] = _random_segmentations(kept, spans, numbers[:, : kept - 1])
+    lengths[:, :, 1] = _random_segmentations(noise, spans, numbers[:, kept - 1 :])
+    ends = np.cumsum(lengths.ravel()).reshape(-1, 2)  # of kept and hidden spans, in the texts laid end to end
+    hidden = np.repeat(np.tile([False, True], rows * spans), lengths.ravel())
+    kept_starts = np.concatenate([[0], ends[:-1, 1]])
+    return (
+        _end(_with_sentinels(texts, ~hidden, ends[:, 0], sentinel_ids[:spans]), eos_id),
+        _end(_with_sentinels(texts, hidden, kept_starts, sentinel_ids[:spans]), eos_id),
+    )
+
+
+def check_sentinels(
+    length: int,
+    sentinel_ids: np.ndarray,
+    noise_density: float = NOISE_DENSITY,
+    mean_span_length: float = MEAN_SPAN_LENGTH,
+) -> None:
+    """Raises InputError unless there is a sentinel for each span of a text of `length` tokens."""
+    _, spans = _noise(max(length, 2), noise_density, mean_span_length)
     if spans > len(sentinel_ids):
         raise InputError(
             f"{length} tokens make {spans} spans, but the vocabulary has {len(sentinel_ids)} sentinels; "
             "shorten the inputs of TASK_FEATURE_LENGTHS"
         )
-    kept_lengths = _random_segmentation(max(length, 2) - noise, spans, rng)
-    noise_lengths = _random_segmentation(noise, spans, rng)
-    # Spans alternate: kept, hidden, kept, …; `ends` are those of all of them.
-    ends = np.cumsum(np.stack([kept_lengths, noise_lengths], axis=1).reshape(-1))
-    starts = np.concatenate([[0], ends[:-1]])
-    hidden = (np.searchsorted(ends, np.arange(length), side="right") % 2).astype(bool)
-    noise_starts = starts[1::2][starts[1::2] < length]
-    return (
-        _with_sentinels(tokens, ~hidden, noise_starts, sentinel_ids, eos_id),
-        _with_sentinels(tokens, hidden, starts[0::2], sentinel_ids, eos_id),
-    )
 
 
 def restore(inputs: np.ndarray, targets: np.ndarray, sentinel_ids: np.ndarray, eos_id: int) -> np.ndarray:
-    """Returns the text that `corrupt` was given, [length] int32; ignores what follows the EOS of either (padding)."""
+    """Returns the text that a row of `corrupt` was made of, [length] int32; ignores what follows the EOS of either
+    (padding).
+    """
     inputs, targets = (ids[: np.flatnonzero(ids == eos_id)[0]] for ids in (inputs, targets))
     at = np.flatnonzero(np.isin(targets, sentinel_ids))
     hidden = {int(part[0]): part[1:] for part in np.split(targets, at)[1:]}
@@ -93,17 +112,31 @@ def _noise(length: int, noise_density: float, mean_span_length: float) -> tuple[
     return noise, max(round(noise / mean_span_length), 1)
 
 
-def _random_segmentation(items: int, segments: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns [segments] lengths of at least 1 that sum to `items`, every such composition equally likely."""
-    cuts = np.sort(rng.choice(items - 1, segments - 1, replace=False)) + 1
-    return np.diff(np.concatenate([[0], cuts, [items]]))
+def _random_segmentations(items: int, segments: int, numbers: np.ndarray) -> np.ndarray:
+    """Returns [rows, segments] lengths of at least 1 that sum to `items`, every such composition equally likely.
+
+    `numbers` are independent random ones, [rows, items - 1]: where the smallest are, the items are cut.
+    """
+    cuts = np.zeros((len(numbers), segments + 1), np.intp)
+    if segments > 1:
+        cuts[:, 1:-1] = np.sort(np.argpartition(numbers, segments - 2, axis=1)[:, : segments - 1]) + 1
+    cuts[:, -1] = items
+    return np.diff(cuts)
 
 
 def _with_sentinels(
-    tokens: np.ndarray, keep: np.ndarray, sentinels_at: np.ndarray, sentinel_ids: np.ndarray, eos_id: int
+    texts: np.ndarray, keep: np.ndarray, sentinels_at: np.ndarray, sentinel_ids: np.ndarray
 ) -> np.ndarray:
-    """Returns the tokens to keep, with sentinel i at `sentinels_at[i]` (a position that is not kept), and EOS."""
-    text, keep = tokens.astype(np.int32), keep.copy()
-    text[sentinels_at] = sentinel_ids[: len(sentinels_at)]
+    """Returns [rows, *]: the tokens of [rows, length] to keep, and each row's sentinels.
+
+    `keep` and `sentinels_at`, positions that are not kept, are of the texts laid end to end.
+    """
+    rows = len(texts)
+    text, keep = texts.ravel().copy(), keep.copy()
+    text[sentinels_at] = np.tile(sentinel_ids, rows)
     keep[sentinels_at] = True
-    return np.append(text[keep], np.int32(eos_id))
+    return text[keep].reshape(rows, -1)
+
+
+def _end(texts: np.ndarray, eos_id: int) -> np.ndarray:
+    return np.pad(texts.astype(np.int32, copy=False), ((0, 0), (0, 1)), constant_values=eos_id)

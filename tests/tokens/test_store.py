@@ -45,16 +45,43 @@ def test_reads_what_was_written(store):
 
 
 def test_shards_keep_the_order_and_no_store_is_too_small_for_one(tmp_path, tokenizer):
-    documents = [{"targets": list(range(i % 7))} for i in range(100)]
-    store = write(tmp_path / "a", tokenizer, documents, None, "span_corruption", shard_tokens=40)
-    assert as_lists(store) == documents
-    assert len(store.manifest["shards"]) > 5
-    assert sum(shard["examples"] for shard in store.manifest["shards"]) == 100
+    store = write(tmp_path / "a", tokenizer, PAIRS * 20, None, shard_tokens=40)
+    assert as_lists(store) == PAIRS * 20
+    assert [shard["entries"] for shard in store.manifest["shards"]] == [3] * 20
+    assert [example["targets"].tolist() for example in store.read(np.array([58, 0, 59, 0]))] == [
+        [],
+        [7, 1],
+        [1],
+        [7, 1],
+    ]
     store.verify()
     empty = write(tmp_path / "b", tokenizer, [], None)
     assert len(empty) == 0
     assert empty.lengths.shape == (0, 2)
     empty.verify()
+
+
+@pytest.mark.parametrize("lengths", [[3], [0, 4096, 0], [5000, 4096 * 3, 0, 1, 10_000, 0], [100] * 300, [0, 0]])
+def test_documents_and_stretches_of_text_come_back_whatever_their_lengths(tmp_path, tokenizer, lengths):
+    text = np.random.default_rng(0).integers(0, 250_000, sum(lengths)).astype(np.int32)
+    documents = [{"targets": part.tolist()} for part in np.split(text, np.cumsum(lengths)[:-1])]
+    store = write(tmp_path / "a", tokenizer, documents, None, "span_corruption", shard_tokens=5000)
+    assert as_lists(store) == documents
+    assert store.lengths[:, 0].tolist() == lengths
+    assert store.manifest["tokens"] == {"targets": len(text)}
+    assert sum(shard["entries"] for shard in store.manifest["shards"]) == -(-len(text) // 4096)
+    if len(text):
+        starts = np.random.default_rng(1).integers(0, len(text), 50)
+        ends = np.minimum(starts + 600, len(text))
+        for start, end, got in zip(starts, ends, store.read_text(starts, ends), strict=True):
+            assert got.tolist() == text[start:end].tolist()
+            first, last = store.records_of(start, end)
+            joined = [token for i in range(first, last + 1) for token in documents[i]["targets"]]
+            before = sum(lengths[:first])
+            assert joined[start - before : end - before] == text[start:end].tolist()
+            assert start - before < lengths[first]
+            assert end > sum(lengths[:last])
+    store.verify()
 
 
 def test_the_same_content_has_the_same_digest_and_other_content_another(tmp_path, tokenizer):
@@ -127,8 +154,8 @@ def test_another_vocabulary_or_other_labels_are_refused_more_labels_are_not(stor
 
 def test_a_manifest_of_another_format_or_of_nothing_is_refused(store):
     path = store.directory / "manifest.json"
-    path.write_text(json.dumps(store.manifest | {"format": 2}), encoding="utf-8")
-    with pytest.raises(InputError, match="has format 2, this version reads 1"):
+    path.write_text(json.dumps(store.manifest | {"format": 1}), encoding="utf-8")
+    with pytest.raises(InputError, match="has format 1, this version reads 2"):
         TokenStore(store.directory)
     path.write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="is not the manifest of a token store"):
