@@ -24,7 +24,9 @@ FORBIDDEN = {
     **{unit: (JAX_STACK | {"gin"}, CORE) for unit in SEQIO},
     "tokens": (DATA_STACK | JAX_STACK | {"gin"}, CORE | SEQIO),
     "batch": (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"}),
-    "errors": (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"}),
+    **{
+        unit: (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"}) for unit in ("errors", "environment")
+    },
     **{
         unit: (DATA_STACK | {"gin"}, SEQIO)
         for unit in ("label", "labelling", "evaluate", "train", "plan", "model_files", "progress")

@@ -135,7 +135,7 @@ def _sharded(attention, queries, keys, values, mask, bias):
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return attention(queries, keys, values, mask, bias)
-    batch, _, heads, _ = nn.logical_to_mesh_axes(("batch", "length", "heads", "kv"))
+    batch, _, heads, _ = nn.logical_to_mesh_axes(("batch", "length", "heads", "kv")) or (None,) * 4
     lengths = PartitionSpec(batch, None, heads, None)
     mask_spec = PartitionSpec(batch if mask.shape[0] > 1 else None, None, None, None)
     bias_spec = None if bias is None else PartitionSpec(None, heads, None, None)
@@ -156,8 +156,8 @@ def _chunked_forward(queries, keys, values, mask, bias):
     """Walks over the examples; keeps the row maxima and sums [batch, heads, queries], from which weights come again."""
 
     def one(example):
-        q, k, v, m = example
-        scores = _scores(q, k, m, bias)
+        q, k, v, hidden = example
+        scores = _scores(q, k, hidden, bias)
         largest = jnp.max(scores, axis=-1)
         weights = jnp.exp(scores - largest[..., None])
         total = jnp.sum(weights, axis=-1)
@@ -165,30 +165,33 @@ def _chunked_forward(queries, keys, values, mask, bias):
         return (out / total[..., None]).astype(v.dtype), largest, total
 
     q, k, v = (_heads_first(x) for x in (queries, keys, values))
-    out, largest, total = jax.lax.map(one, (q, k, v, _of_each(mask, q.shape[0])))
-    return _heads_first(out), (q, k, v, mask, bias, out, largest, total)
+    # Added to scores, not selected: an addition of one row of keys fuses with the bias's, a select asks for all of it.
+    hidden = jnp.broadcast_to(jnp.where(mask, 0.0, MASKED), (q.shape[0], *mask.shape[1:]))
+    out, largest, total = jax.lax.map(one, (q, k, v, hidden))
+    return _heads_first(out), (q, k, v, hidden, bias, out, largest, total)
 
 
 def _chunked_backward(kept, d_out):
-    q, k, v, mask, bias, out, largest, total = kept
+    q, k, v, hidden, bias, out, largest, total = kept
 
     def one(d_bias, example):
-        q, k, v, m, out, largest, total, d_out = example
-        weights = jnp.exp(_scores(q, k, m, bias) - largest[..., None]) / total[..., None]
+        q, k, v, hidden, out, largest, total, d_out = example
+        weights = jnp.exp(_scores(q, k, hidden, bias) - largest[..., None]) / total[..., None]
         # Gradients of keys and values come out as [heads, head_dim, keys]: products that read the large factor as it
         # lies are twice as fast here as those that read it across.
         d_v = jnp.einsum("hqd,hqk->hdk", d_out, weights.astype(v.dtype))
         d_weights = jnp.einsum("hqd,hkd->hqk", d_out, v, preferred_element_type=jnp.float32)
         # The softmax's own term: sum_k w_k dw_k = out . d_out.
         inner = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1, keepdims=True)
-        d_scores = jnp.where(m, weights * (d_weights - inner), 0.0)
+        sees_any = (largest > MASKED / 2).astype(jnp.float32)[..., None]  # else weights are equal, whatever the scores
+        d_scores = weights * (d_weights - inner) * sees_any
         d_bias = None if d_bias is None else d_bias + d_scores
         d_scores = d_scores.astype(q.dtype)
         d_q = jnp.einsum("hqk,hkd->hqd", d_scores, k)
         d_k = jnp.einsum("hqd,hqk->hdk", q, d_scores)
         return d_bias, (d_q, d_k, d_v)
 
-    examples = (q, k, v, _of_each(mask, q.shape[0]), out, largest, total, _heads_first(d_out))
+    examples = (q, k, v, hidden, out, largest, total, _heads_first(d_out))
     d_bias, gradients = jax.lax.scan(one, None if bias is None else jnp.zeros(bias.shape[1:], jnp.float32), examples)
     d_q, d_k, d_v = gradients
     d_k, d_v = (jnp.moveaxis(x, 3, 1) for x in (d_k, d_v))
@@ -198,22 +201,17 @@ def _chunked_backward(kept, d_out):
 _chunked.defvjp(_chunked_forward, _chunked_backward)
 
 
-def _scores(q, k, mask, bias):
-    """[heads, queries, head_dim], [heads, keys, head_dim] -> [heads, queries, keys] float32, of one example."""
-    scores = jnp.einsum("hqd,hkd->hqk", q, k, preferred_element_type=jnp.float32)
-    if bias is not None:
-        scores = scores + bias[0]
-    return jnp.where(mask, scores, MASKED)
+def _scores(q, k, hidden, bias):
+    """[heads, queries, head_dim], [heads, keys, head_dim] -> [heads, queries, keys] float32, of one example; `hidden`
+    [1, queries or 1, keys] is `MASKED` where a key may not be seen, else 0.
+    """
+    scores = jnp.einsum("hqd,hkd->hqk", q, k, preferred_element_type=jnp.float32) + hidden
+    return scores if bias is None else scores + bias[0]
 
 
 def _heads_first(x):
     """[batch, length, heads, head_dim] <-> [batch, heads, length, head_dim]."""
     return jnp.swapaxes(x, 1, 2)
-
-
-def _of_each(mask, batch):
-    """A mask of all examples as one an example, [batch, 1, queries or 1, keys]."""
-    return jnp.broadcast_to(mask, (batch, *mask.shape[1:]))
 
 
 class Attention(nn.Module):

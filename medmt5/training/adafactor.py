@@ -65,6 +65,7 @@ def scale_by_adafactor(
         def of_leaf(path, g, p, v_row, v_col, v):
             axes = factored_axes(path, g.shape)
             own = tuple(range(is_stacked(path), g.ndim))  # the axes of one layer
+            factors: tuple[jax.Array, ...]
             if axes is None:
                 v = decay * v + (1 - decay) * (jnp.square(g) + EPSILON)
                 factors = (jax.lax.rsqrt(v),)

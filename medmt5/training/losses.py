@@ -101,7 +101,8 @@ def vocabulary_loss(
     kept_blocks = min(kept_blocks, part // block_size)
     settings = _Settings(z_loss, label_smoothing, vocab_shards, num_chunks, block_size, kept_blocks)
     objective, parts = _loss(hidden, kernel, targets, weights, 1.0 / normalizer, settings)
-    return Loss(objective, *parts, jnp.sum(weights))
+    total, cross_entropy, z, correct = parts
+    return Loss(objective, total, cross_entropy, z, correct, jnp.sum(weights))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
