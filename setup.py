@@ -59,5 +59,5 @@ setup(
     package_data={"medmt5": ["languages/*.toml", "sample/*.toml", "evaluation/*.html.j2", "py.typed"]},
     install_requires=CORE,
     extras_require={"train": TRAIN, "test": TRAIN + TEST},
-    entry_points={"console_scripts": ["medmt5 = medmt5.cli:main"]},
+    entry_points={"console_scripts": ["medmt5 = medmt5.cli:run"]},
 )

@@ -9,7 +9,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from medmt5.environment import prepare_process
 from medmt5.errors import InputError
+
+ON_DEVICES = {"train", "evaluate", "label"}
+
+
+def run() -> int:
+    """What the command `medmt5` starts: sets up the process for those that compute, then `main`."""
+    if ON_DEVICES & set(sys.argv[1:]) and not {"-h", "--help"} & set(sys.argv):
+        prepare_process()
+    return main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -348,4 +358,4 @@ def _log_plainly(debug: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -152,9 +151,7 @@ class _Commands:
         self.last = shlex.join(["medmt5", *arguments])
         self._console.print(f"\n[bold]$ {self.last.replace('[', chr(92) + '[')}[/bold]")
         start = time.monotonic()
-        # Huge pages for the allocator: on CPUs much of a step goes into page faults. Read before a process starts.
-        environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ
-        subprocess.run([sys.executable, "-m", "medmt5.cli", *arguments], check=True, env=environment)
+        subprocess.run([sys.executable, "-m", "medmt5.cli", *arguments], check=True)
         self._console.print(f"[dim]  ({time.monotonic() - start:.0f} s)[/dim]")
 
 

@@ -7,6 +7,11 @@ here: token stores that are missing are made by another process, `medmt5 tokens`
 
 from __future__ import annotations
 
+from medmt5.environment import prepare_process
+
+if __name__ == "__main__":  # before JAX is imported; it may start the process again
+    prepare_process()
+
 import dataclasses
 import logging
 import math
