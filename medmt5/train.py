@@ -23,15 +23,17 @@ from flax import linen as nn
 from medmt5 import partitioning
 from medmt5.batch import Batch
 from medmt5.checkpoints.manager import CheckpointManager, find_checkpoint, restore_params
+from medmt5.checkpoints.ownership import owning
 from medmt5.errors import InputError
 from medmt5.model.mt5 import MT5Config
-from medmt5.model_files import ModelFiles, check_vocabulary_fits, write_model_files
+from medmt5.model_files import ModelFiles, check_vocabulary_fits, write_model_files, write_whole
 from medmt5.partitioning import Partitioning
 from medmt5.progress import training_progress
 from medmt5.tokenizer import Tokenizer
 from medmt5.tokens import loader
 from medmt5.tokens.mixture import Mixture, mixture_file
 from medmt5.tokens.store import TokenStore
+from medmt5.tokens.verification import verify_stores
 from medmt5.training import step as steps
 from medmt5.training.loop import Periods, run_loop
 from medmt5.training.metrics_log import MetricsLog
@@ -79,8 +81,13 @@ class Experiment:
 def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState:
     """Runs `experiment` to its last step, from where its MODEL_DIR stands, and returns the final state.
 
-    `resolved_config` is written to MODEL_DIR/config.gin.
+    `resolved_config` is written to MODEL_DIR/config.gin. Raises InputError when another process trains in MODEL_DIR.
     """
+    with owning(Path(experiment.model_dir)):
+        return _train(experiment, resolved_config)
+
+
+def _train(experiment: Experiment, resolved_config: str) -> steps.TrainState:
     e = experiment
     # 1. Everything that can be wrong is checked before anything is compiled.
     mesh = e.partitioning.make_mesh()
@@ -107,7 +114,6 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
     optimizer = e.optimizer
     shapes, shardings = steps.state_shardings(e.model, optimizer, mesh, e.partitioning)
     model_dir = Path(e.model_dir)
-    model_dir.mkdir(parents=True, exist_ok=True)
     checkpoints = CheckpointManager(model_dir, keep=e.checkpoints_to_keep)
     data_digests = {f"{task}/{split}": s.digest for split in stores for task, s, _ in _named(mixture, stores[split])}
     restored = checkpoints.restore_newest(shapes, shardings)
@@ -120,9 +126,10 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
         if initial is not None:
             state = state.replace(params=restore_params(initial, shapes.params, shardings.params))
             logger.info("parameters from %s", initial)
+    check_stores = verify_stores([store for split in stores.values() for store, _ in split])
     write_model_files(model_dir, ModelFiles(e.model, tokenizer, e.feature_lengths))
     if resolved_config:
-        (model_dir / "config.gin").write_text(resolved_config, encoding="utf-8")
+        write_whole(model_dir / "config.gin", resolved_config.encode())
 
     # 4. The loop.
     train_step = steps.make_train_step(
@@ -135,13 +142,13 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
         num_microbatches=e.num_microbatches,
     )
     log = MetricsLog(model_dir, start_step)
-    with training_progress(Path(e.model_dir).name, start_step, e.train_steps) as report:
+    with checkpoints, training_progress(Path(e.model_dir).name, start_step, e.train_steps) as report:
         state = run_loop(
             state,
             start_step=start_step,
             train_steps=e.train_steps,
             train_step=train_step,
-            batches=_on_devices(loader.iterate(batches, start_step), mesh),
+            batches=_on_devices(loader.iterate(batches, start_step), mesh, check_stores),
             evaluate=_make_evaluate(e, stores["dev"], make_batches, mesh, shardings),
             learning_rate=e.schedule,
             checkpoints=checkpoints,
@@ -151,7 +158,6 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
             report=report,
         )
     log.close()
-    checkpoints.close()
     return state
 
 
@@ -221,8 +227,11 @@ def _make_evaluate(
     return evaluate
 
 
-def _on_devices(batches: Iterator[Batch], mesh: jax.sharding.Mesh) -> Iterator[dict[str, Any]]:
+def _on_devices(
+    batches: Iterator[Batch], mesh: jax.sharding.Mesh, check_stores: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
     for batch in batches:
+        check_stores()
         yield partitioning.put_batch(dict(batch), mesh)
 
 

@@ -2,18 +2,15 @@
 
 Evaluation and saving come before the batch of a step is drawn and on the state before its update, so a checkpoint of
 step n holds exactly what a run that stops at n has seen. The first checkpoint is the start itself, the last one the
-end; SIGTERM saves where it stands.
+end; SIGTERM and Ctrl-C save where it stands (`preemption`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -21,6 +18,7 @@ import jax
 from medmt5.checkpoints.manager import CheckpointManager
 from medmt5.errors import InputError
 from medmt5.training.metrics_log import MetricsLog
+from medmt5.training.preemption import Preempted, Preemption
 from medmt5.training.step import TrainState
 
 
@@ -58,38 +56,32 @@ def run_loop(
 
     Raises:
       InputError: the loss is no longer finite; the last checkpoint is kept.
-      Preempted: SIGTERM came; the state of that step is saved.
+      Preempted: a signal came; the state of that step is saved.
+      SaveError: a checkpoint could not be written; the one before it is kept.
     """
     window = _Window()
-    with _Preemption() as preemption:
+    with Preemption() as preemption:
         for step in range(start_step, train_steps):
             if step % periods.evaluate == 0 and (step > start_step or step == 0):
                 _write(log, report, step, evaluate(state))
-            if step % periods.checkpoint == 0 or preemption.requested:
+            stop = preemption.requested(step)
+            if step % periods.checkpoint == 0 or stop:
                 checkpoints.save(step, state, data_state(step))
-            if preemption.requested:
+            if stop:
                 checkpoints.wait()
-                raise Preempted(step)
+                raise Preempted(step, preemption.signal)
+            checkpoints.check()
             state, metrics = train_step(state, next(batches))
             window.add(metrics)
             if (step + 1) % periods.log == 0 or step + 1 == train_steps:
                 means = window.means()
                 _check_finite(means, step + 1, periods.log)
                 _write(log, report, step + 1, {**means, "learning_rate": float(learning_rate(step))})
-    _write(log, report, train_steps, evaluate(state))
-    checkpoints.save(train_steps, state, data_state(train_steps))
-    checkpoints.wait()
+        if start_step < train_steps:  # a run started again when all was done has evaluated its end before
+            _write(log, report, train_steps, evaluate(state))
+        checkpoints.save(train_steps, state, data_state(train_steps))
+        checkpoints.wait()
     return state
-
-
-class Preempted(Exception):
-    """SIGTERM was received and the state saved; the same command goes on from there."""
-
-    def __init__(self, step: int):
-        super().__init__(
-            f"stopped by SIGTERM; everything up to step {step} is saved. The same command goes on from there."
-        )
-        self.step = step
 
 
 class _Window:
@@ -123,26 +115,6 @@ class _Window:
 
 
 _add = jax.jit(lambda a, b: jax.tree.map(lambda x, y: x + y, a, b))
-
-
-class _Preemption:
-    """Notes SIGTERM instead of dying of it, while it is entered (only the main thread may)."""
-
-    def __init__(self):
-        self.requested = False
-
-    def __enter__(self) -> _Preemption:
-        self._previous = None
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def _note(self, *_: Any) -> None:
-        self.requested = True
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
 
 
 def _write(
