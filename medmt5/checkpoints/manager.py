@@ -7,7 +7,8 @@
 
 A restore that fails or does not match its digests is reported on standard error and the next older checkpoint is tried:
 a damaged file costs steps, never silently wrong weights. A save that fails in the background stops the run at the next
-step: what is trained after it could not be saved either.
+step: what is trained after it could not be saved either. Of several processes, one that fails alone is heard of only when
+Orbax stops waiting for it, after 20 minutes.
 """
 
 from __future__ import annotations
@@ -103,10 +104,11 @@ class CheckpointManager:
             restored = self._restore(step, _abstract(shapes, shardings))
             if restored is None:
                 continue
+            state, data = restored
             if step != steps[0]:
                 self._set_aside([bad for bad in steps if bad > step])
                 logger.error("going on from %s_%d; the steps after it are trained again", PREFIX, step)
-            return step, restored.state, restored.data
+            return step, state, data
         if steps:
             raise InputError(
                 f"none of the {len(steps)} checkpoints in {self.directory} can be restored (see the errors "
@@ -131,26 +133,24 @@ class CheckpointManager:
             except SaveError as failure:  # what ended the block is what the user must hear of first
                 logger.error("%s", failure)
 
-    def _restore(self, step: int, abstract: Any) -> Any:
-        """Returns the items of one checkpoint; None, with an error in the log, if it is damaged."""
+    def _restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]] | None:
+        """Returns (state, data) of one checkpoint; None, with an error in the log, if it is damaged."""
+        checkpoint = self.directory / f"{PREFIX}_{step}"
         restored: Any = None
         problem = ""
         try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract),
-                    data=ocp.args.JsonRestore(),
-                    digests=ocp.args.JsonRestore(),
-                ),
+            # By the handlers, not the manager: it waits for the other processes, who would wait for one that failed.
+            state = ocp.StandardCheckpointHandler().restore(
+                checkpoint / "state", args=ocp.args.StandardRestore(abstract)
             )
+            data, digests = (ocp.JsonCheckpointHandler().restore(checkpoint / item) for item in ("data", "digests"))
+            restored = state, data
         except Exception as error:  # whatever Orbax or TensorStore raise on damage; older steps may be whole
             problem = _first_line(error)
         # A process may have read its shards while another one could not; digests are computed by all, or by none.
         if _all_agree(restored is not None):
             try:
-                ours = {**tree_digests(restored.state), "data": _data_digest(restored.data)}
-                _compare(ours, restored.digests, "the restored state")
+                _compare({**tree_digests(state), "data": _data_digest(data)}, digests, "the restored state")
                 return restored
             except Exception as error:  # `data` and `digests` may be anything
                 problem = _first_line(error)
