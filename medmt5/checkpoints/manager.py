@@ -7,8 +7,8 @@
 
 A restore that fails or does not match its digests is reported on standard error and the next older checkpoint is tried:
 a damaged file costs steps, never silently wrong weights. A save that fails in the background stops the run at the next
-step: what is trained after it could not be saved either. Of several processes, one that fails alone is heard of only when
-Orbax stops waiting for it, after 20 minutes.
+step: what is trained after it could not be saved either. Of several processes, one that fails alone is heard of only
+when Orbax stops waiting for it, after 20 minutes.
 """
 
 from __future__ import annotations
