@@ -5,7 +5,7 @@ TEST_VENV ?= .venv-test
 DEMO ?= demo
 DATA ?=
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test soak lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -29,6 +29,9 @@ test:  ## a fresh virtual environment, ruff, mypy, the whole suite
 	$(TEST_VENV)/bin/mypy
 	$(TEST_VENV)/bin/python -m pytest tests/test_layers.py
 	$(TEST_VENV)/bin/python -m pytest --ignore=tests/test_layers.py
+
+soak:  ## kills a run 25 times and compares it with one left alone (uses the environment of `make test`)
+	PYTHONPATH=. $(TEST_VENV)/bin/python benchmarks/soak.py --kills 25
 
 format:  ## ruff, in place (uses the environment of `make test`)
 	$(TEST_VENV)/bin/ruff check --fix .

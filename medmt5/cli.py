@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -23,8 +24,8 @@ def run() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code: 0, 2 for wrong input, 143 when stopped by SIGTERM with everything
-    saved.
+    """Runs one command and returns the exit code: 0, 2 for wrong input; of `train` also 74, 75, 130 and 143
+    (docs/training.md).
     """
     parser = _parser()
     args, rest = parser.parse_known_args(arguments)
@@ -263,7 +264,8 @@ def _train(args, rest) -> int:
         bindings.append("DRY_RUN = True")
     built = config.build("train.Experiment", args.gin_file, bindings, args.gin_search_paths)
     from medmt5 import train
-    from medmt5.training.loop import Preempted
+    from medmt5.checkpoints.manager import EXIT_NOT_SAVED, SaveError
+    from medmt5.training.preemption import Preempted
 
     if built.value.dry_run:
         from medmt5.plan import make_plan
@@ -275,7 +277,13 @@ def _train(args, rest) -> int:
         train.train(built.value, built.resolved)
     except Preempted as stop:
         print(f"medmt5 train: {stop}", file=sys.stderr)
-        return 143
+        return stop.exit_code
+    except (SaveError, OSError) as error:
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+        if args.debug or (isinstance(error, OSError) and error.errno not in full):
+            raise
+        print(f"medmt5 train: {_message(error)}", file=sys.stderr)
+        return EXIT_NOT_SAVED
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,9 @@ class ModelFiles:
 
 
 def write_model_files(model_dir: Path, files: ModelFiles) -> None:
-    vocabulary = model_dir / "vocabulary.model"
-    if not vocabulary.exists() or vocabulary.resolve() != files.tokenizer.model_file.resolve():
-        shutil.copyfile(files.tokenizer.model_file, vocabulary)
+    vocabulary, content = model_dir / "vocabulary.model", files.tokenizer.model_file.read_bytes()
+    if not vocabulary.exists() or vocabulary.read_bytes() != content:
+        write_whole(vocabulary, content)
     facts = {
         "format": FORMAT,
         "model": files.config.to_json(),
@@ -38,9 +37,14 @@ def write_model_files(model_dir: Path, files: ModelFiles) -> None:
             "labels": files.tokenizer.labels,
         },
     }
-    temporary = model_dir / "model.json.part"
-    temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(model_dir / "model.json")
+    write_whole(model_dir / "model.json", (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file beside its place and renames it: a process killed on the way leaves the old one, or the new."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
 def read_model_files(path: Path) -> ModelFiles:

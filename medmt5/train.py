@@ -29,23 +29,26 @@ from flax import linen as nn
 from medmt5 import partitioning
 from medmt5.batch import Batch
 from medmt5.checkpoints.manager import CheckpointManager, find_checkpoint, restore_params
+from medmt5.checkpoints.ownership import owning
 from medmt5.errors import InputError
 from medmt5.model.flops import train_step_flops
 from medmt5.model.mt5 import MT5Config
-from medmt5.model_files import ModelFiles, check_vocabulary_fits, write_model_files
+from medmt5.model_files import ModelFiles, check_vocabulary_fits, write_model_files, write_whole
 from medmt5.partitioning import Partitioning
 from medmt5.progress import TrainingProgress
 from medmt5.tokenizer import Tokenizer
 from medmt5.tokens import loader
 from medmt5.tokens.mixture import Mixture, language_of, mixture_file
 from medmt5.tokens.store import TokenStore
+from medmt5.tokens.verification import verify_stores
 from medmt5.training import step as steps
 from medmt5.training.device_peaks import peak_flops
 from medmt5.training.goodput import Clock, GoodputLog
 from medmt5.training.held_out import make_evaluate
-from medmt5.training.loop import Periods, Preempted, run_loop
+from medmt5.training.loop import Periods, run_loop
 from medmt5.training.metrics_log import MetricsLog
 from medmt5.training.monitor import Monitor, Utilisation
+from medmt5.training.preemption import Preempted
 from medmt5.training.profile import Profile
 from medmt5.training.skipped_log import SkippedLog
 
@@ -102,8 +105,13 @@ class Experiment:
 def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState:
     """Runs `experiment` to its last step, from where its MODEL_DIR stands, and returns the final state.
 
-    `resolved_config` is written to MODEL_DIR/config.gin.
+    `resolved_config` is written to MODEL_DIR/config.gin. Raises InputError when another process trains in MODEL_DIR.
     """
+    with owning(Path(experiment.model_dir)):
+        return _train(experiment, resolved_config)
+
+
+def _train(experiment: Experiment, resolved_config: str) -> steps.TrainState:
     e = experiment
     clock = Clock()
     # 1. Everything that can be wrong is checked before anything is compiled.
@@ -120,7 +128,6 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
     optimizer = e.optimizer
     shapes, shardings = steps.state_shardings(e.model, optimizer, mesh, e.partitioning)
     model_dir = Path(e.model_dir)
-    model_dir.mkdir(parents=True, exist_ok=True)
     checkpoints = CheckpointManager(model_dir, keep=e.checkpoints_to_keep)
     data_digests = {f"{task}/{split}": s.digest for split in stores for task, s, _ in _named(mixture, stores[split])}
     with clock.spend("restore"):
@@ -135,19 +142,21 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
             with clock.spend("restore"):
                 state = state.replace(params=restore_params(initial, shapes.params, shardings.params))
             logger.info("parameters from %s", initial)
-    write_model_files(model_dir, ModelFiles(e.model, tokenizer, e.feature_lengths))
-    if resolved_config:
-        (model_dir / "config.gin").write_text(resolved_config, encoding="utf-8")
+    check_stores = verify_stores([store for split in stores.values() for store, _ in split])
+    first = jax.process_index() == 0
+    if first:
+        write_model_files(model_dir, ModelFiles(e.model, tokenizer, e.feature_lengths))
+        if resolved_config:
+            write_whole(model_dir / "config.gin", resolved_config.encode())
 
     # 4. The loop. One process of all writes and shows; every process stops where it must.
-    first = jax.process_index() == 0
     log = MetricsLog(model_dir, start_step, active=first)
     goodput = GoodputLog(model_dir, clock, start_step=start_step, reached_step=log.reached_step, active=first)
     if goodput.steps_to_repeat:
         logger.info("%d steps after it were trained by an earlier run and are trained again", goodput.steps_to_repeat)
     examples_of = partial(loader.example_ids, stores["train"], seed=e.seed, **shape)
     end = "failed"
-    with TrainingProgress(model_dir.name, start_step, e.train_steps, active=first) as show:
+    with checkpoints, TrainingProgress(model_dir.name, start_step, e.train_steps, active=first) as show:
         monitor = Monitor(
             log=log,
             show=show,
@@ -167,7 +176,7 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
                 start_step=start_step,
                 train_steps=e.train_steps,
                 train_step=make_train_step(e, mesh, shardings),
-                batches=_on_devices(loader.iterate(batches, start_step), mesh),
+                batches=_on_devices(loader.iterate(batches, start_step), mesh, check_stores),
                 evaluate=_make_evaluate(e, stores["dev"], tokenizer, shape, mesh, shardings, clock),
                 checkpoints=checkpoints,
                 data_state=lambda step: {"next_step": step, "stores": data_digests},
@@ -184,7 +193,6 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
             log.close()
             for line in goodput.close(monitor.step, end):
                 show.tell(line)
-    checkpoints.close()
     return state
 
 
@@ -320,8 +328,11 @@ def _put(batches: Any, step: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     return partitioning.put_batch(batches[step], mesh)
 
 
-def _on_devices(batches: Iterator[Batch], mesh: jax.sharding.Mesh) -> Iterator[dict[str, Any]]:
+def _on_devices(
+    batches: Iterator[Batch], mesh: jax.sharding.Mesh, check_stores: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
     for batch in batches:
+        check_stores()
         yield partitioning.put_batch(dict(batch), mesh)
 
 

@@ -1,4 +1,4 @@
-"""A process that trains gets its environment before JAX starts, its command line unchanged; what is set is respected."""
+"""A process that trains gets its environment before JAX starts, and keeps its command line; what is set stays."""
 
 import json
 import os

@@ -2,34 +2,49 @@
 
     MODEL_DIR/checkpoint_<step>/state/     TrainState: step, params, opt_state
     MODEL_DIR/checkpoint_<step>/data/      JSON: what the data needs to go on (the token stores' digests, the next step)
-    MODEL_DIR/checkpoint_<step>/digests/   JSON: path -> digest of `state`
+    MODEL_DIR/checkpoint_<step>/digests/   JSON: path -> digest of `state`, and "data" -> digest of `data`
+    MODEL_DIR/checkpoint_<step>.damaged/   a checkpoint that did not match its digests; nothing reads or deletes it
 
 A restore that fails or does not match its digests is reported on standard error and the next older checkpoint is tried:
-a damaged file costs steps, never silently wrong weights.
+a damaged file costs steps, never silently wrong weights. A save that fails in the background stops the run at the next
+step: what is trained after it could not be saved either. Of several processes, one that fails alone is heard of only
+when Orbax stops waiting for it, after 20 minutes.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
+from jax.experimental import multihost_utils
 
 from medmt5.checkpoints.digests import tree_digests
 from medmt5.errors import InputError
 
 PREFIX = "checkpoint"
+EXIT_NOT_SAVED = 74  # EX_IOERR of sysexits.h
 logger = logging.getLogger(__name__)
 
 
+class SaveError(InputError):
+    """A checkpoint could not be written: a full disk, most often."""
+
+
 class CheckpointManager:
-    """Writes and reads the checkpoints of one MODEL_DIR.
+    """Writes and reads the checkpoints of one MODEL_DIR, which nothing else may write to (`ownership.owning`).
+
+    A context manager: leaving it waits for the save that is under way, after an error too.
 
     Args:
       directory: MODEL_DIR; made if missing.
@@ -39,49 +54,61 @@ class CheckpointManager:
     def __init__(self, directory: Path, keep: int | None = None):
         self.directory = Path(directory).absolute()
         options = ocp.CheckpointManagerOptions(
-            step_prefix=PREFIX, max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
+            step_prefix=PREFIX,
+            max_to_keep=keep,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+            lightweight_initialize=True,  # damage in a checkpoint's metadata is for `restore_newest` to find
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._saving: int | None = None  # the step whose save has not been seen to succeed
 
     def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
-        """Starts saving; returns when `state` may be donated. A step that exists is left as it is."""
+        """Starts saving; returns when `state` may be donated. A step that exists is left as it is.
+
+        Raises SaveError when this save, or the one before it, fails.
+        """
+        self.wait()
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                data=ocp.args.JsonSave(data),
-                digests=ocp.args.JsonSave(tree_digests(state)),
-            ),
-        )
+        self._saving = step
+        with self._explained():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=ocp.args.JsonSave(data),
+                    digests=ocp.args.JsonSave({**tree_digests(state), "data": _data_digest(data)}),
+                ),
+            )
+
+    def check(self) -> None:
+        """Raises SaveError if a save has failed in the background. To be called every step: it takes microseconds."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when what was saved is on disk; raises SaveError when it could not be written."""
+        with self._explained():
+            self._manager.wait_until_finished()
+        self._saving = None
 
     def restore_newest(self, shapes: Any, shardings: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """Returns (step, state, data) of the newest checkpoint that matches its digests, None if there is no
-        checkpoint.
+        checkpoint. Newer ones that do not are renamed to `checkpoint_<step>.damaged`.
 
         Raises InputError when there are checkpoints but none is good.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
-            try:
-                restored = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(_abstract(shapes, shardings)),
-                        data=ocp.args.JsonRestore(),
-                        digests=ocp.args.JsonRestore(),
-                    ),
-                )
-                _check_digests(restored.state, restored.digests)
-            except Exception as error:  # whatever Orbax or TensorStore raise on damage; older steps may be whole
-                logger.error("checkpoint_%d cannot be used: %s", step, _first_line(error))
+            restored = self._restore(step, _abstract(shapes, shardings))
+            if restored is None:
                 continue
+            state, data = restored
             if step != steps[0]:
-                logger.error("going on from checkpoint_%d; the steps after it are trained again", step)
-                for bad in [s for s in steps if s > step]:
-                    self._manager.delete(bad)
-            return step, restored.state, restored.data
+                self._set_aside([bad for bad in steps if bad > step])
+                logger.error("going on from %s_%d; the steps after it are trained again", PREFIX, step)
+            return step, state, data
         if steps:
             raise InputError(
                 f"none of the {len(steps)} checkpoints in {self.directory} can be restored (see the errors "
@@ -90,12 +117,72 @@ class CheckpointManager:
             )
         return None
 
-    def wait(self) -> None:
-        """Returns when what was saved is on disk."""
-        self._manager.wait_until_finished()
-
     def close(self) -> None:
+        self.wait()
         self._manager.close()
+
+    def __enter__(self) -> CheckpointManager:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+        elif not isinstance(error, SaveError):
+            try:
+                self.close()
+            except SaveError as failure:  # what ended the block is what the user must hear of first
+                logger.error("%s", failure)
+
+    def _restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]] | None:
+        """Returns (state, data) of one checkpoint; None, with an error in the log, if it is damaged."""
+        checkpoint = self.directory / f"{PREFIX}_{step}"
+        restored: Any = None
+        problem = ""
+        try:
+            # By the handlers, not the manager: it waits for the other processes, who would wait for one that failed.
+            state = ocp.StandardCheckpointHandler().restore(
+                checkpoint / "state", args=ocp.args.StandardRestore(abstract)
+            )
+            data, digests = (ocp.JsonCheckpointHandler().restore(checkpoint / item) for item in ("data", "digests"))
+            restored = state, data
+        except Exception as error:  # whatever Orbax or TensorStore raise on damage; older steps may be whole
+            problem = _first_line(error)
+        # A process may have read its shards while another one could not; digests are computed by all, or by none.
+        if _all_agree(restored is not None):
+            try:
+                _compare({**tree_digests(state), "data": _data_digest(data)}, digests, "the restored state")
+                return restored
+            except Exception as error:  # `data` and `digests` may be anything
+                problem = _first_line(error)
+        logger.error("%s_%d cannot be used: %s", PREFIX, step, problem or "another process could not read it")
+        return None
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Renames damaged checkpoints out of the way: someone may want to see what happened to them."""
+        for step in steps:
+            name = f"{PREFIX}_{step}"
+            if jax.process_index() == 0:
+                target, number = self.directory / f"{name}.damaged", 1
+                while target.exists():
+                    number += 1
+                    target = self.directory / f"{name}.damaged-{number}"
+                (self.directory / name).rename(target)
+                logger.error("%s is kept as %s, to be looked at; delete it when you have", name, target.name)
+        _all_agree(True)  # nobody lists the folder before the first process has renamed
+        self._manager.reload()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever Orbax, TensorStore or the file system raise
+            step = self._saving
+            good = max((s for s in self._manager.all_steps() if s != step), default=None)
+            kept = f"{PREFIX}_{good} is the last good one" if good is not None else "there is no earlier one"
+            raise SaveError(
+                f"{PREFIX}_{step} could not be saved in {self.directory}: {_first_line(error)}; {kept}. "
+                "Is the disk full? Make room, and start the same command again to go on from there."
+            ) from error
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -173,17 +260,23 @@ def _check_shapes(checkpoint: Path, metadata: Any, shapes: Any) -> None:
         )
 
 
-def _check_digests(state: Any, digests: dict[str, int]) -> None:
-    _compare(tree_digests(state), digests, "the restored state")
-
-
 def _compare(ours: dict[str, int], stored: dict[str, int], what: Any) -> None:
-    wrong = [path for path, value in ours.items() if stored.get(path) != value]
+    wrong = [path for path in ours.keys() | stored.keys() if stored.get(path) != ours.get(path)]
     if wrong:
         raise InputError(
-            f"{what}: {len(wrong)} of {len(ours)} arrays differ from what was saved, first {wrong[0]}: the file "
+            f"{what}: {len(wrong)} of {len(ours)} digests differ from what was saved, first {min(wrong)}: the file "
             "is damaged"
         )
+
+
+def _data_digest(data: dict[str, Any]) -> int:
+    """Returns a 32-bit digest of what JSON keeps of `data`."""
+    return zlib.crc32(json.dumps(json.loads(json.dumps(data)), sort_keys=True).encode())
+
+
+def _all_agree(mine: bool) -> bool:
+    """Returns whether every process says True; waits for all of them."""
+    return mine if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.array(mine))))
 
 
 @contextmanager

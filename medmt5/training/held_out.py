@@ -53,7 +53,7 @@ def summarize(losses: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     means = []
     for language, parts in losses.items():
-        total, cross_entropy, _, correct, weight = (sum(map(float, column)) for column in zip(*parts, strict=True))
+        _, total, cross_entropy, _, correct, weight = (sum(map(float, column)) for column in zip(*parts, strict=True))
         weight = max(weight, 1.0)
         means.append((total / weight, correct / weight, cross_entropy / weight))
         metrics[f"eval/{language}/loss"] = total / weight

@@ -2,16 +2,13 @@
 
 Evaluation and saving come before the batch of a step is drawn and on the state before its update, so a checkpoint of
 step n holds exactly what a run that stops at n has seen. The first checkpoint is the start itself, the last one the
-end; SIGTERM saves where it stands.
+end; SIGTERM and Ctrl-C save where it stands (`preemption`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -19,6 +16,7 @@ import jax
 from medmt5.checkpoints.manager import CheckpointManager
 from medmt5.training.goodput import Clock
 from medmt5.training.monitor import Monitor
+from medmt5.training.preemption import Preempted, Preemption
 from medmt5.training.profile import Profile
 from medmt5.training.step import TrainState
 
@@ -57,7 +55,8 @@ def run_loop(
 
     Raises:
       InputError: too many steps in a row were skipped; the last checkpoint is kept.
-      Preempted: SIGTERM came; the state of that step is saved.
+      Preempted: a signal came; the state of that step is saved.
+      SaveError: a checkpoint could not be written; the one before it is kept.
     """
 
     def evaluate_now(step: int) -> None:
@@ -75,15 +74,16 @@ def run_loop(
             if finish:
                 checkpoints.wait()
 
-    with _Preemption() as preemption:
+    with Preemption() as preemption:
         for step in range(start_step, train_steps):
             if step % periods.evaluate == 0 and (step > start_step or step == 0):
                 evaluate_now(step)
-            stopping = preemption.requested  # read once: a signal between saving and stopping would lose a save
+            stopping = preemption.requested(step)  # asked once: a signal between saving and stopping would lose a save
             if step % periods.checkpoint == 0 or stopping:
                 save_now(step, finish=stopping)
             if stopping:
-                raise Preempted(step)
+                raise Preempted(step, preemption.signal)
+            checkpoints.check()
             with clock.spend("data_wait"):
                 batch = next(batches)
             # The first call traces and compiles before it dispatches; all others only dispatch.
@@ -91,36 +91,7 @@ def run_loop(
                 state, metrics = train_step(state, batch)
             monitor.dispatched(step + 1, metrics)
         profile.stop(monitor.wait)
-    evaluate_now(train_steps)
-    save_now(train_steps, finish=True)
+        if start_step < train_steps:  # a run started again when all was done has evaluated its end before
+            evaluate_now(train_steps)
+        save_now(train_steps, finish=True)
     return state
-
-
-class Preempted(Exception):
-    """SIGTERM was received and the state saved; the same command goes on from there."""
-
-    def __init__(self, step: int):
-        super().__init__(
-            f"stopped by SIGTERM; everything up to step {step} is saved. The same command goes on from there."
-        )
-        self.step = step
-
-
-class _Preemption:
-    """Notes SIGTERM instead of dying of it, while it is entered (only the main thread may)."""
-
-    def __init__(self):
-        self.requested = False
-
-    def __enter__(self) -> _Preemption:
-        self._previous = None
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def _note(self, *_: Any) -> None:
-        self.requested = True
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)

@@ -1,6 +1,10 @@
 """What is restored is what was saved, bit for bit, or an error: damage never passes."""
 
 import logging
+import os
+import resource
+import shutil
+import time
 from pathlib import Path
 
 import jax
@@ -8,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medmt5.checkpoints.digests import tree_digests
-from medmt5.checkpoints.manager import CheckpointManager, checkpoint_step, find_checkpoint, restore_params
+from medmt5.checkpoints.digests import _leaf_digests, tree_digests
+from medmt5.checkpoints.manager import CheckpointManager, SaveError, checkpoint_step, find_checkpoint, restore_params
 from medmt5.errors import InputError
 from medmt5.model import mt5
 from medmt5.partitioning import Partitioning
@@ -69,6 +73,99 @@ def test_a_flipped_bit_falls_back_to_the_newest_good_step_loudly(tmp_path, caplo
     assert_equal(restored, old)
     assert "checkpoint_20 cannot be used" in caplog.text
     assert not (tmp_path / "checkpoint_20").exists()
+    assert "checkpoint_20 is kept as checkpoint_20.damaged" in caplog.text
+    # It is in nobody's way: the step can be saved, and damaged, again.
+    save(tmp_path, (20, new))
+    damage(tmp_path / "checkpoint_20" / "state")
+    assert CheckpointManager(tmp_path).restore_newest(shapes, shardings)[0] == 10
+    assert {"checkpoint_10", "checkpoint_20.damaged", "checkpoint_20.damaged-2"} <= set(os.listdir(tmp_path))
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("harm", [flip, truncate, Path.unlink])
+def test_whatever_file_is_harmed_what_is_restored_is_a_state_that_was_saved(tmp_path, harm):
+    old, shapes, shardings = make_state(seed=1)
+    new, _, _ = make_state(seed=2)
+    save(tmp_path / "good", (10, old), (20, new))
+    checkpoint = tmp_path / "good" / "checkpoint_20"
+    files = sorted(path.relative_to(checkpoint) for path in checkpoint.rglob("*") if path.is_file())
+    # What TensorStore calls its files is random, so these are all the others and the largest, the arrays themselves.
+    payload = max(files, key=lambda file: (checkpoint / file).stat().st_size * ("d" in file.parts))
+    named = [file for file in files if file.parent.name != "d"]
+    fell_back = set()
+    for number, file in enumerate([payload, *named]):
+        tried = tmp_path / str(number)
+        shutil.copytree(tmp_path / "good", tried)
+        harm(tried / "checkpoint_20" / file)
+        step, restored, data = CheckpointManager(tried).restore_newest(shapes, shardings)
+        assert_equal(restored, {10: old, 20: new}[step])
+        assert data == {"next_step": step}
+        assert (tried / "checkpoint_20.damaged").exists() == (step == 10)
+        if step == 10:
+            fell_back.add(str(file))
+    assert {str(payload), "data/metadata", "digests/metadata", "state/manifest.ocdbt"} <= fell_back
+
+
+def test_what_a_deletion_cut_short_leaves_is_no_checkpoint(tmp_path):
+    old, shapes, shardings = make_state(seed=1)
+    save(tmp_path, (10, old), (20, old))
+    for item in ("state", "data"):
+        shutil.rmtree(tmp_path / "checkpoint_20" / item)
+    assert CheckpointManager(tmp_path).restore_newest(shapes, shardings)[0] == 10
+
+
+def test_a_save_that_fails_in_the_background_is_told_by_the_next_check_and_the_last_good_one_stays(tmp_path):
+    state, shapes, shardings = make_state()
+    manager = CheckpointManager(tmp_path)
+    manager.save(10, state, {"next_step": 10})
+    manager.wait()
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, unlimited[1]))  # the arrays are larger: "File too large"
+
+    def train():
+        manager.save(20, state, {"next_step": 20})
+        while True:
+            manager.check()
+            time.sleep(0.001)
+
+    try:
+        with pytest.raises(SaveError, match=r"checkpoint_20 could not be saved .* checkpoint_10 is the last good one"):
+            train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert CheckpointManager(tmp_path).restore_newest(shapes, shardings)[0] == 10
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint_10"}
+
+
+def test_leaving_with_an_error_finishes_the_save_that_is_under_way(tmp_path):
+    state, shapes, shardings = make_state()
+
+    def train():
+        with CheckpointManager(tmp_path) as manager:
+            manager.save(10, state, {"next_step": 10})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert CheckpointManager(tmp_path).restore_newest(shapes, shardings)[0] == 10
+
+
+def test_the_newest_ones_are_kept_after_a_restart_too(tmp_path):
+    state, _, _ = make_state()
+    for steps_ in ((1, 2), (3, 4)):
+        with CheckpointManager(tmp_path, keep=2) as manager:
+            for step in steps_:
+                manager.save(step, state, {})
+    assert {path.name for path in tmp_path.glob("checkpoint_*")} == {"checkpoint_3", "checkpoint_4"}
 
 
 def test_no_good_checkpoint_is_an_error_and_none_at_all_is_a_start(tmp_path):
@@ -107,6 +204,15 @@ def test_the_newest_checkpoint_is_found_and_a_wrong_place_is_explained(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no checkpoint_<step> in"):
         find_checkpoint(tmp_path / "empty")
+
+
+def test_digests_of_sharded_arrays_are_whole_on_every_device(tmp_path):
+    """Each of several processes must be able to read them."""
+    state, _, _ = make_state()
+    sharded, _, _ = make_state(Partitioning(num_model_partitions=2, shard_parameters_over_data=True))
+    assert any(not x.is_fully_replicated for x in jax.tree.leaves(sharded))
+    assert all(x.is_fully_replicated for x in jax.tree.leaves(_leaf_digests(sharded)))
+    assert tree_digests(sharded) == tree_digests(state)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
