@@ -164,8 +164,8 @@ def _unset_macros() -> set[str]:
 
 @contextlib.contextmanager
 def _quiet_gin() -> Iterator[None]:
-    """gin logs "Path not found" before it finds a file through a search path."""
-    logger = logging.getLogger("absl")
+    """gin logs "Path not found" as an error, on the root logger, before it finds a file through a search path."""
+    logger = logging.getLogger()
     level, logger.level = logger.level, logging.CRITICAL
     try:
         yield

@@ -1,10 +1,16 @@
-"""The chunked vocabulary loss equals the plain one, in value and in both gradients."""
+"""The blocked vocabulary loss equals the plain one, in value and in both gradients, on any mesh, in little memory."""
+
+import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from medmt5.partitioning import Partitioning
 from medmt5.training.losses import vocabulary_loss
 
 BATCH, LENGTH, EMBED, VOCAB = 3, 7, 16, 50
@@ -76,3 +82,57 @@ def test_the_forward_pass_alone_and_the_differentiated_one_agree():
         return vocabulary_loss(hidden, kernel, targets, weights, z_loss=1e-3, block_size=20).objective
 
     np.testing.assert_allclose(total(hidden), jax.value_and_grad(total)(hidden)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [4, 64])
+def test_at_mt5_s_vocabulary_temporary_memory_stays_below_256_mib_at_any_batch(batch):
+    """By XLA's own account of the compiled program, beside arguments and gradients; nothing is run."""
+    length, embed, vocab = 114, 512, 250112
+    shapes = [((batch, length, embed), "float32"), ((embed, vocab), "float32")]
+    shapes += [((batch, length), "int32"), ((batch, length), "float32")]
+
+    def total(hidden, kernel, targets, weights):
+        return vocabulary_loss(hidden, kernel, targets, weights, normalizer=jnp.sum(weights)).objective
+
+    program = jax.jit(jax.value_and_grad(total, (0, 1))).lower(*(jax.ShapeDtypeStruct(*s) for s in shapes)).compile()
+    assert program.memory_analysis().temp_size_in_bytes <= 256 * 2**20
+
+
+@pytest.mark.parametrize(("data", "model"), [(1, 8), (2, 4)])
+def test_on_a_mesh_the_vocabulary_is_never_gathered_and_nothing_changes(data, model):
+    mesh = Partitioning(num_model_partitions=model, num_devices=data * model).make_mesh()
+    rng = np.random.default_rng(3)
+    batch, length, embed, vocab = 4, 6, 32, 8 * 300
+    hidden, kernel = rng.normal(size=(batch, length, embed)), rng.normal(size=(embed, vocab))
+    targets, weights = rng.integers(0, vocab, (batch, length)), rng.integers(0, 2, (batch, length))
+    dtypes = (jnp.float32, jnp.float32, jnp.int32, jnp.float32)
+    arguments = [jnp.asarray(x, d) for x, d in zip((hidden, kernel, targets, weights), dtypes, strict=True)]
+
+    def total(hidden, kernel, targets, weights, batch_shards=1, vocab_shards=1, **blocks):
+        return vocabulary_loss(
+            hidden,
+            kernel,
+            targets,
+            weights,
+            z_loss=1e-3,
+            batch_shards=batch_shards,
+            vocab_shards=vocab_shards,
+            **blocks,
+        ).objective
+
+    expected, expected_gradients = jax.value_and_grad(total, (0, 1))(*arguments)
+    sharded = partial(total, batch_shards=data, vocab_shards=model, num_chunks=2, block_size=128, kept_blocks=1)
+    specs = [P("data"), P(None, "model"), P("data"), P("data")]
+    with jax.sharding.set_mesh(mesh):
+        placed = [jax.device_put(x, NamedSharding(mesh, s)) for x, s in zip(arguments, specs, strict=True)]
+        shardings = (None, tuple(NamedSharding(mesh, s) for s in specs[:2]))
+        program = jax.jit(jax.value_and_grad(sharded, (0, 1)), out_shardings=shardings).lower(*placed).compile()
+        value, gradients = program(*placed)
+    text = program.as_text()
+    gathered = [
+        int(np.prod([int(n) for n in m.split(",")])) for m in re.findall(r"= \w+\[([\d,]+)\]\S* all-gather", text)
+    ]
+    assert all(size < vocab * embed // model for size in gathered), "the kernel or the logits were gathered"
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for a, b in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
