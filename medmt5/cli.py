@@ -125,6 +125,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--gin_search_paths", type=_names, default=[], metavar="A,B")
     train.add_argument("--dry_run", action="store_true", help="check the configuration, print it and stop")
+    several = train.add_argument_group(
+        "several processes", "TPU pods, Slurm and Open MPI are detected; elsewhere start the command once a process:"
+    )
+    several.add_argument("--coordinator_address", metavar="HOST:PORT", help="where process 0 runs, and a free port there")
+    several.add_argument("--process_count", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process_index", type=int, metavar="I", help="which one this is, from 0")
 
     evaluate = add(
         "evaluate",
@@ -242,11 +248,15 @@ def _tokens(args, rest) -> None:
 
 
 def _train(args, rest) -> int:
-    from medmt5 import config
+    from medmt5 import config, processes
 
     bindings, others = config.parse_flags(rest)
     if others:
         raise InputError(f"unrecognized arguments: {' '.join(others)}; macros are set as --gin.NAME=VALUE")
+    if not args.dry_run:
+        processes.connect(args.coordinator_address, args.process_count, args.process_index)
+        if not processes.is_first():
+            logging.getLogger("medmt5").setLevel(logging.WARNING)
     built = config.build("train.Experiment", args.gin_file, bindings, args.gin_search_paths)
     from medmt5 import train
     from medmt5.training.loop import Preempted

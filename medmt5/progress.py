@@ -14,9 +14,12 @@ LINE_SECONDS = 20  # between lines when standard error is no terminal
 
 @contextmanager
 def training_progress(
-    name: str, start_step: int, train_steps: int
+    name: str, start_step: int, train_steps: int, shown: bool = True
 ) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """Yields report(step, metrics): shows the step, the loss and the time left."""
+    """Yields report(step, metrics): shows the step, the loss and the time left, or nothing unless `shown`."""
+    if not shown:
+        yield lambda step, metrics: None
+        return
     with _progress("step") as (progress, lines):
         task = progress.add_task(name, total=train_steps, completed=start_step, note="")
         seen: dict[str, float] = {}

@@ -20,7 +20,7 @@ import jax
 import optax
 from flax import linen as nn
 
-from medmt5 import partitioning
+from medmt5 import partitioning, processes
 from medmt5.batch import Batch
 from medmt5.checkpoints.manager import CheckpointManager, find_checkpoint, restore_params
 from medmt5.errors import InputError
@@ -99,13 +99,14 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
         feature_lengths=e.feature_lengths,
         batch_size=e.batch_size,
         sentinel_ids=tokenizer.sentinel_ids,
-        host=(jax.process_index(), jax.process_count()),
+        host=partitioning.process_share(mesh),
     )
     batches = make_batches(stores["train"], seed=e.seed)
 
     # 3. Shapes, shardings, then the state: resume, else import, else from scratch. The order matters.
     optimizer = e.optimizer
     shapes, shardings = steps.state_shardings(e.model, optimizer, mesh, e.partitioning)
+    partitioning.check_parameters_divide(shapes.params, shardings.params)
     model_dir = Path(e.model_dir)
     model_dir.mkdir(parents=True, exist_ok=True)
     checkpoints = CheckpointManager(model_dir, keep=e.checkpoints_to_keep)
@@ -120,8 +121,9 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
         if initial is not None:
             state = state.replace(params=restore_params(initial, shapes.params, shardings.params))
             logger.info("parameters from %s", initial)
-    write_model_files(model_dir, ModelFiles(e.model, tokenizer, e.feature_lengths))
-    if resolved_config:
+    if processes.is_first():
+        write_model_files(model_dir, ModelFiles(e.model, tokenizer, e.feature_lengths))
+    if resolved_config and processes.is_first():
         (model_dir / "config.gin").write_text(resolved_config, encoding="utf-8")
 
     # 4. The loop.
@@ -134,8 +136,9 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
         shardings=shardings,
         num_microbatches=e.num_microbatches,
     )
-    log = MetricsLog(model_dir, start_step)
-    with training_progress(Path(e.model_dir).name, start_step, e.train_steps) as report:
+    log = MetricsLog(model_dir, start_step, writes=processes.is_first())
+    name = Path(e.model_dir).name
+    with training_progress(name, start_step, e.train_steps, shown=processes.is_first()) as report:
         state = run_loop(
             state,
             start_step=start_step,
@@ -158,7 +161,7 @@ def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState
 def _open_mixture(e: Experiment) -> Mixture:
     """Opens the mixture's description; what is missing of it is made by `medmt5 tokens`, in a process of its own."""
     root = Path(e.token_store)
-    if not mixture_file(root, e.mixture).is_file():
+    if not mixture_file(root, e.mixture).is_file() and jax.process_count() == 1:  # several would all build it
         command = [
             sys.executable,
             "-m",

@@ -15,9 +15,12 @@ FILE_NAME = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Appends metrics of a MODEL_DIR, starting at `start_step`."""
+    """Appends metrics of a MODEL_DIR, starting at `start_step`. Of several processes, one `writes`."""
 
-    def __init__(self, model_dir: Path, start_step: int):
+    def __init__(self, model_dir: Path, start_step: int, writes: bool = True):
+        self._writes = writes
+        if not writes:
+            return
         self._path = Path(model_dir) / FILE_NAME
         # A run that starts over at 0 evaluates its start again; one that goes on from n has done so before it saved.
         kept = [line for line in read_metrics(self._path) if start_step and line["step"] <= start_step]
@@ -28,12 +31,16 @@ class MetricsLog:
         self._events = SummaryWriter(str(Path(model_dir) / "train"), purge_step=start_step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
+        if not self._writes:
+            return
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
+        if not self._writes:
+            return
         self._file.close()
         self._events.close()
 
