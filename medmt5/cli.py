@@ -138,8 +138,8 @@ def _parser() -> argparse.ArgumentParser:
         "describe",
         _describe,
         "Print how a recipe lies on devices, and the memory and time of a step. Needs no such devices.",
-        'medmt5 describe gin/recipe/medical_mt5_xl.gin --devices 64 --device_kind "TPU v4"\n  (a TPU v4-128 is 64 chips, '
-        "a device each; any macro can be set: --gin.NAME=VALUE)",
+        'medmt5 describe gin/recipe/medical_mt5_xl.gin --devices 64 --device_kind "TPU v4"\n  (a TPU v4-128 is 64 '
+        "chips, a device each; any macro can be set: --gin.NAME=VALUE)",
     )
     describe.add_argument("recipe", nargs="+", metavar="RECIPE", help="gin files; later ones win")
     describe.add_argument("--gin_search_paths", type=_names, default=[], metavar="A,B")

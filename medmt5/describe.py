@@ -71,9 +71,8 @@ class Plan:
     @property
     def fits(self) -> bool | None:
         """Whether a step fits into a device's memory; None where that is not known."""
-        return (
-            None if self.device_memory_bytes is None else self.memory.total <= USABLE_MEMORY * self.device_memory_bytes
-        )
+        limit = self.device_memory_bytes
+        return None if limit is None else self.memory.total <= USABLE_MEMORY * limit
 
     def to_json(self) -> dict[str, Any]:
         """Returns everything, bytes and FLOPs as whole numbers."""
@@ -163,12 +162,21 @@ def parameter_table(plan: Plan) -> Table:
 
 
 def _memory_table(plan: Plan) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="memory of a step on one device, predicted", title_justify="left")
+    m = plan.memory
+    table = Table(box=box.SIMPLE_HEAD, title="Memory of a step, predicted", title_justify="left")
     table.add_column("what")
     table.add_column("a device", justify="right")
-    for name, value in dataclasses.asdict(plan.memory).items():
-        table.add_row(name.replace("_", " "), _size(value))
-    table.add_row("total", _size(plan.memory.total), style="bold")
+    rows = {
+        "parameters": m.parameters,
+        "optimizer state": m.optimizer_state,
+        "saved for the backward pass": m.saved,
+        "and the largest of: vocabulary loss": m.loss,
+        "  gradients, backward through a layer": m.layers,
+        "  gradients, the embedding's among them": m.embedding,
+    }
+    for name, value in rows.items():
+        table.add_row(name, _size(value))
+    table.add_row("total", _size(m.total), style="bold")
     return table
 
 
@@ -180,10 +188,11 @@ def _summary(plan: Plan) -> str:
         f"{plan.target_tokens_per_step:,} target tokens",
     ]
     if plan.seconds_per_step is not None:
+        rate = plan.input_tokens_per_step / plan.seconds_per_step
         lines.append(
-            f"time: {plan.seconds_per_step:.3g} s a step, {plan.input_tokens_per_step / plan.seconds_per_step:,.0f} input "
-            f"tokens/s, {plan.hours:,.1f} h for {plan.train_steps:,} steps, if {plan.assumed_mfu:.0%} of the peak is "
-            "reached: an assumption (--mfu), no measurement"
+            f"time: {plan.seconds_per_step:.3g} s a step, {rate:,.0f} input tokens/s, {plan.hours:,.1f} h for "
+            f"{plan.train_steps:,} steps, if {plan.assumed_mfu:.0%} of the peak is reached: an assumption (--mfu), no "
+            "measurement"
         )
     if plan.device_memory_bytes is not None:
         share = plan.memory.total / plan.device_memory_bytes

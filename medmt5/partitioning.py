@@ -37,8 +37,8 @@ from medmt5.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# GSPMD propagates shardings under Auto axes; JAX's default is Explicit.
-AXES = {"axis_names": ("data", "model"), "axis_types": (AxisType.Auto, AxisType.Auto)}
+AXES = ("data", "model")
+AXIS_TYPES = (AxisType.Auto, AxisType.Auto)  # GSPMD propagates shardings under Auto axes; JAX's default is Explicit
 COMPUTE_RULES = (
     ("batch", "data"),
     ("vocab", "model"),
@@ -88,11 +88,11 @@ class Partitioning:
                 f"num_devices = {len(used)} leaves some of the {jax.process_count()} processes without a device; "
                 "start one process, or use all devices"
             )
-        return Mesh(arrange_devices(used, shape), **AXES)
+        return Mesh(arrange_devices(used, shape), AXES, AXIS_TYPES)
 
     def plan_mesh(self, available: int) -> AbstractMesh:
         """Returns the mesh of a machine that is not at hand: its shape without devices, all that planning needs."""
-        return AbstractMesh(self.mesh_shape(available), **AXES)
+        return AbstractMesh(self.mesh_shape(available), AXES, AXIS_TYPES)
 
     @property
     def parameter_rules(self) -> tuple[tuple[str, str | None], ...]:
@@ -157,13 +157,14 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 def parameter_shardings(boxed_params: Any, mesh: Mesh | AbstractMesh, partitioning: Partitioning) -> Any:
     """Returns a NamedSharding a parameter, from the axis names boxed around it (arrays or ShapeDtypeStructs)."""
-    return nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed_params), mesh, partitioning.parameter_rules)
+    specs = nn.get_partition_spec(boxed_params)
+    return nn.logical_to_mesh_sharding(specs, mesh, partitioning.parameter_rules)  # type: ignore[arg-type]
 
 
 def check_divisible(mesh: Mesh | AbstractMesh, *, batch_size: int, dimensions: dict[str, int]) -> None:
     """Raises InputError where a batch or a model dimension does not divide by its mesh axis.
 
-    `dimensions`: what the model axis splits, name -> size, e.g. {"num_heads": 6, "mlp_dim": 1024, "VOCAB_SIZE": 250112}.
+    `dimensions`: what the model axis splits, name -> size, e.g. {"num_heads": 6, "VOCAB_SIZE": 250112}.
     """
     data, model = mesh.shape["data"], mesh.shape["model"]
     if batch_size % data:
@@ -226,7 +227,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     def put(array: np.ndarray) -> jax.Array:
         rows = len(array) // len(local)  # of one shard
 
-        def shard(index: tuple[slice, ...]) -> np.ndarray:
+        def shard(index: Any) -> np.ndarray:
             position = local.index((index[0].start or 0) // rows)
             return array[position * rows : (position + 1) * rows]
 

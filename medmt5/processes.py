@@ -1,7 +1,7 @@
 """Several processes that train one model together: how they find each other, and which of them writes.
 
-Every process runs the same program on its own devices; JAX's coordinator, in process 0, introduces them. Process 0 alone
-writes metrics, configuration and progress; of a checkpoint each process writes its own shards.
+Every process runs the same program on its own devices; JAX's coordinator, in process 0, introduces them. Process 0
+alone writes metrics, configuration and progress; of a checkpoint each process writes its own shards.
 """
 
 from __future__ import annotations

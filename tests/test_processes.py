@@ -63,26 +63,30 @@ def arguments(data, tokenizer, model_dir, train_steps, *more):
     return ["train", *flags, *(f"--gin.{name}={value}" for name, value in macros.items()), *more]
 
 
-def run_two(*commands):
+def run_two(folder, *commands):
     """Runs each list of arguments in turn, in two processes of 4 devices that stay connected."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    processes = []
-    for index in range(2):
-        first = [*commands[0], f"--coordinator_address={address}", "--process_count=2", f"--process_index={index}"]
-        environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", SEVERAL, json.dumps([first, *commands[1:]])],
-                cwd=ROOT,
-                env=environment | {"PYTHONPATH": str(ROOT)},
-                stderr=subprocess.PIPE,
-                text=True,
-            )  # fmt: skip
-        )
-    outputs = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n\n".join(o[-3000:] for o in outputs)
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
+    processes, logs = [], []
+    try:
+        for index in range(2):
+            first = [*commands[0], f"--coordinator_address={address}", "--process_count=2", f"--process_index={index}"]
+            program = [sys.executable, "-c", SEVERAL, json.dumps([first, *commands[1:]])]
+            logs.append(folder / f"process_{index}.log")
+            with logs[-1].open("w", encoding="utf-8") as log:  # a pipe that nobody reads would stop both
+                processes.append(subprocess.Popen(program, cwd=ROOT, env=environment, stderr=log))
+        codes = [process.wait(timeout=900) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    outputs = [log.read_text(encoding="utf-8") for log in logs]
+    assert codes == [0, 0], "\n\n".join(output[-3000:] for output in outputs)
     return outputs
 
 
@@ -116,7 +120,9 @@ def runs(data, tokenizer, tmp_path_factory):
     train(one, 6)
     train(back, 2)
     outputs = run_two(
-        [str(a) for a in arguments(data, tokenizer, two, 4)], [str(a) for a in arguments(data, tokenizer, back, 6)]
+        root,
+        [str(a) for a in arguments(data, tokenizer, two, 4)],
+        [str(a) for a in arguments(data, tokenizer, back, 6)],
     )
     train(two, 6)
     return one, two, back, outputs

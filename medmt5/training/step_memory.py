@@ -1,16 +1,17 @@
 """Memory of one train step on one device, predicted from shapes: nothing is allocated or compiled.
 
-    parameters + optimizer state     exact: the shards that the shardings say (float32)
-    gradients                        float32, like the parameters; twice with microbatches, the sum and the newest
-    gathered (FSDP only)             float32 parameters that are whole while they are used: the vocabulary's two matrices
-                                     with the gradient of one, and one layer with its gradient
-    saved                            what the backward pass keeps of a microbatch's forward pass: counted from the
-                                     traced program itself, so it follows the model and its remat policy
-    working                          one layer's own values, recomputed or differentiated: what "none" would save of it,
-                                     twice (values and their gradients)
-    loss                             logits of one chunk of the vocabulary loss, and their gradient
+    parameters        exact: the shards that the shardings say, float32
+    optimizer_state   exact, likewise
+    saved             what the backward pass keeps of a microbatch's forward pass: counted from the traced program
+                      itself, so it follows the model and its remat policy
+  and the largest of three moments that follow each other:
+    loss              the output matrix's gradient, the logits of a chunk, and with FSDP the whole output matrix
+    layers            the gradients, and one layer as the backward pass works on it: what "none" saves of a layer, a
+                      quarter more where it is computed again; with FSDP the layer's whole parameters and gradients
+    embedding         the gradients, and with FSDP the whole gradient of the embedding
 
-`saved` and `working` are traced for a model of one device's share: its rows of a microbatch, its heads, its part of the
+Gradients are float32 and sharded like the parameters; with microbatches there is the sum and the newest.
+`saved` and a layer are traced for a model of one device's share: its rows of a microbatch, its heads, its part of the
 MLP; tensor-parallel devices each hold the whole `embed` axis, as the compute rules say. The sum leaves out what XLA
 frees early and what it copies; docs/planning.md holds it against XLA's own figures.
 """
@@ -24,7 +25,6 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from medmt5 import partitioning
 from medmt5.batch import shapes as batch_shapes
 from medmt5.model import mt5
 from medmt5.partitioning import Partitioning
@@ -39,15 +39,14 @@ class StepMemory:
 
     parameters: int
     optimizer_state: int
-    gradients: int
-    gathered: int
     saved: int
-    working: int
     loss: int
+    layers: int
+    embedding: int
 
     @property
     def total(self) -> int:
-        return sum(dataclasses.astuple(self))
+        return self.parameters + self.optimizer_state + self.saved + max(self.loss, self.layers, self.embedding)
 
 
 def predict(
@@ -74,16 +73,21 @@ def predict(
         vocab_size=config.vocab_size // model,
     )
     lengths = (rows, inputs, targets)
-    encoder, decoder = (_layer_bytes(share, stack, *lengths) for stack in ("encoder", "decoder"))
     parameters = shard_bytes(shapes.params, shardings.params)
+    summed = parameters if num_microbatches > 1 else 0
+    layer = max(_layer_bytes(share, stack, *lengths) for stack in ("encoder", "decoder"))
+    if config.remat_policy != "none":
+        layer += layer // 4
+    matrix = 4 * share.vocab_size * share.emb_dim  # of the vocabulary's two
+    chunk = min(LOSS_CHUNK_BYTES, 4 * rows * targets * share.vocab_size)
+    whole = rules.shard_parameters_over_data and data > 1
     return StepMemory(
         parameters=parameters,
         optimizer_state=shard_bytes(shapes.opt_state, shardings.opt_state),
-        gradients=parameters * (1 if num_microbatches == 1 else 2),
-        gathered=_gathered_bytes(share, shapes.params) if rules.shard_parameters_over_data and data > 1 else 0,
         saved=saved_bytes(share, *lengths),
-        working=2 * max(encoder, decoder),
-        loss=min(LOSS_CHUNK_BYTES, 2 * 4 * rows * targets * share.vocab_size),
+        loss=summed + matrix + chunk + whole * matrix,
+        layers=summed + parameters + layer + whole * 2 * _layer_parameter_bytes(share),
+        embedding=summed + parameters + whole * matrix,
     )
 
 
@@ -117,14 +121,16 @@ def _layer_bytes(config: mt5.MT5Config, stack: str, *lengths: int) -> int:
     plain = dataclasses.replace(
         config, remat_policy="none", scan_layers=True, num_encoder_layers=1, num_decoder_layers=1
     )
-    deeper = dataclasses.replace(plain, **{f"num_{stack}_layers": 2})
+    if stack == "encoder":
+        deeper = dataclasses.replace(plain, num_encoder_layers=2)
+    else:
+        deeper = dataclasses.replace(plain, num_decoder_layers=2)
     return saved_bytes(deeper, *lengths) - saved_bytes(plain, *lengths)
 
 
-def _gathered_bytes(share: mt5.MT5Config, params: Any) -> int:
-    matrix = 4 * share.vocab_size * share.emb_dim
-    layer = 4 * share.emb_dim * (8 * share.num_heads * share.head_dim + 3 * share.mlp_dim)  # a decoder's
-    return 3 * matrix + 2 * layer
+def _layer_parameter_bytes(share: mt5.MT5Config) -> int:
+    """A decoder layer's: eight projections and the MLP's three."""
+    return 4 * share.emb_dim * (8 * share.num_heads * share.head_dim + 3 * share.mlp_dim)
 
 
 def _bytes(shape: tuple[int, ...], dtype: Any) -> int:
