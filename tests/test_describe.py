@@ -80,7 +80,7 @@ def test_bytes_a_device_are_those_of_the_arrays_themselves():
 
 
 CONFIG = mt5.MT5Config(
-    vocab_size=2048, emb_dim=256, num_heads=4, num_encoder_layers=4, num_decoder_layers=4, head_dim=64, mlp_dim=512
+    vocab_size=2048, emb_dim=256, num_heads=4, num_encoder_layers=8, num_decoder_layers=8, head_dim=64, mlp_dim=512
 )
 
 
