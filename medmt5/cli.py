@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 2
-    if rest and args.command != "train":
+    if rest and args.command not in ("train", "describe"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     _log_plainly(args.debug)
     try:
@@ -138,6 +138,33 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--dry_run", action="store_true", help="as --gin.DRY_RUN=True: print configuration and plan, stop"
     )
+    several = train.add_argument_group(
+        "several processes", "TPU pods, Slurm and Open MPI are detected; elsewhere start the command once a process:"
+    )
+    several.add_argument(
+        "--coordinator_address", metavar="HOST:PORT", help="where process 0 runs, and a free port there"
+    )
+    several.add_argument("--process_count", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process_index", type=int, metavar="I", help="which one this is, from 0")
+
+    describe = add(
+        "describe",
+        _describe,
+        "Print how a recipe lies on devices, and the memory and time of a step. Needs no such devices.",
+        'medmt5 describe gin/recipe/medical_mt5_xl.gin --devices 64 --device_kind "TPU v4"\n  (a TPU v4-128 is 64 '
+        "chips, a device each; any macro can be set: --gin.NAME=VALUE)",
+    )
+    describe.add_argument("recipe", nargs="+", metavar="RECIPE", help="gin files; later ones win")
+    describe.add_argument("--gin_search_paths", type=_names, default=[], metavar="A,B")
+    describe.add_argument("--devices", type=int, metavar="N", help="default: those of this machine")
+    describe.add_argument("--device_kind", metavar="KIND", help='e.g. "TPU v4", A100, H100; default: this machine\'s')
+    describe.add_argument(
+        "--mfu",
+        type=float,
+        default=0.4,
+        help="share of the peak that a step is assumed to reach; nobody has measured it (default: %(default)s)",
+    )
+    describe.add_argument("--json", action="store_true", help="print one JSON object")
 
     evaluate = add(
         "evaluate",
@@ -255,13 +282,17 @@ def _tokens(args, rest) -> None:
 
 
 def _train(args, rest) -> int:
-    from medmt5 import config
+    from medmt5 import config, processes
 
     bindings, others = config.parse_flags(rest)
     if others:
         raise InputError(f"unrecognized arguments: {' '.join(others)}; macros are set as --gin.NAME=VALUE")
     if args.dry_run:
         bindings.append("DRY_RUN = True")
+    if not args.dry_run:
+        processes.connect(args.coordinator_address, args.process_count, args.process_index)
+        if not processes.is_first():
+            logging.getLogger("medmt5").setLevel(logging.WARNING)
     built = config.build("train.Experiment", args.gin_file, bindings, args.gin_search_paths)
     from medmt5 import train
     from medmt5.checkpoints.manager import EXIT_NOT_SAVED, SaveError
@@ -285,6 +316,18 @@ def _train(args, rest) -> int:
         print(f"medmt5 train: {_message(error)}", file=sys.stderr)
         return EXIT_NOT_SAVED
     return 0
+
+
+def _describe(args, rest) -> None:
+    from medmt5 import config
+    from medmt5.describe import PLACEHOLDERS, describe, print_plan
+
+    bindings, others = config.parse_flags(rest)
+    if others:
+        raise InputError(f"unrecognized arguments: {' '.join(others)}; macros are set as --gin.NAME=VALUE")
+    built = config.build("train.Experiment", args.recipe, bindings, args.gin_search_paths, PLACEHOLDERS)
+    plan = describe(built.value, num_devices=args.devices, device_kind=args.device_kind, mfu=args.mfu)
+    print_plan(plan, as_json=args.json)
 
 
 def _evaluate(args, rest) -> None:

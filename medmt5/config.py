@@ -14,7 +14,7 @@ import importlib.util  # noqa: F401  gin 0.5.0 uses it without importing it
 import logging
 import re
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,18 @@ class Built:
 
 
 def build(
-    selector: str, gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ()
+    selector: str,
+    gin_files: Sequence[str],
+    bindings: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+    placeholders: Mapping[str, str] | None = None,
 ) -> Built:
     """Returns the configurable `selector` (as gin files name it, e.g. "train.Experiment"), called with what was bound.
 
     Args:
       gin_files: paths, later ones win; looked for as given, in `search_paths` and beside the package (`gin/recipe/…`).
       bindings: "NAME = value" lines, applied last; see `parse_flags`.
+      placeholders: macro -> gin value for those that are required and that nothing sets.
 
     Raises:
       InputError: a file that is missing or does not parse, an unknown name, an unset required macro, a binding that
@@ -57,7 +62,10 @@ def build(
         if not any((Path(root) / name).is_file() for root in ["", *paths]):
             raise InputError(f"no such gin file: {name} (looked in {', '.join(['the current folder', *paths])})")
     with _quiet_gin(), _explained(gin_files):
-        gin.parse_config_files_and_bindings(list(gin_files), list(bindings))
+        gin.parse_config_files_and_bindings(list(gin_files), list(bindings), finalize_config=False)
+        for name in sorted(_unset_macros() & (placeholders or {}).keys()):
+            gin.parse_config(f"{name} = {(placeholders or {})[name]}")
+        gin.finalize()
     known_macros = _bound_macros()
     with _explained(gin_files):
         value = gin.get_configurable(selector)()

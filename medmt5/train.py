@@ -26,7 +26,7 @@ import jax
 import optax
 from flax import linen as nn
 
-from medmt5 import partitioning
+from medmt5 import partitioning, processes
 from medmt5.batch import Batch
 from medmt5.checkpoints.manager import CheckpointManager, find_checkpoint, restore_params
 from medmt5.checkpoints.ownership import owning
@@ -122,11 +122,12 @@ def _train(experiment: Experiment, resolved_config: str) -> steps.TrainState:
     mixture = _open_mixture(e)
     stores = {split: open_stores(mixture, Path(e.token_store), split, tokenizer) for split in ("train", "dev")}
     shape: dict[str, Any] = {"feature_lengths": e.feature_lengths, "batch_size": e.batch_size}
-    batches = make_batches(stores["train"], tokenizer, **shape, seed=e.seed)
+    batches = make_batches(stores["train"], tokenizer, mesh, **shape, seed=e.seed)
 
     # 3. Shapes, shardings, then the state: resume, else import, else from scratch. The order matters.
     optimizer = e.optimizer
     shapes, shardings = steps.state_shardings(e.model, optimizer, mesh, e.partitioning)
+    partitioning.check_parameters_divide(shapes.params, shardings.params)
     model_dir = Path(e.model_dir)
     checkpoints = CheckpointManager(model_dir, keep=e.checkpoints_to_keep)
     data_digests = {f"{task}/{split}": s.digest for split in stores for task, s, _ in _named(mixture, stores[split])}
@@ -143,7 +144,7 @@ def _train(experiment: Experiment, resolved_config: str) -> steps.TrainState:
                 state = state.replace(params=restore_params(initial, shapes.params, shardings.params))
             logger.info("parameters from %s", initial)
     check_stores = verify_stores([store for split in stores.values() for store, _ in split])
-    first = jax.process_index() == 0
+    first = processes.is_first()
     if first:
         write_model_files(model_dir, ModelFiles(e.model, tokenizer, e.feature_lengths))
         if resolved_config:
@@ -250,7 +251,7 @@ def _epochs_by_metric(mixture: float, tasks: dict[str, float]) -> dict[str, floa
 def _open_mixture(e: Experiment) -> Mixture:
     """Opens the mixture's description; what is missing of it is made by `medmt5 tokens`, in a process of its own."""
     root = Path(e.token_store)
-    if not mixture_file(root, e.mixture).is_file():
+    if not mixture_file(root, e.mixture).is_file() and jax.process_count() == 1:  # several would all build it
         command = [
             sys.executable,
             "-m",
@@ -294,10 +295,12 @@ def _check_same_data(saved: dict[str, str], now: dict[str, str], model_dir: Path
         )
 
 
-def make_batches(stores: list[tuple[TokenStore, float]], tokenizer: Tokenizer, **arguments: Any) -> Any:
+def make_batches(
+    stores: list[tuple[TokenStore, float]], tokenizer: Tokenizer, mesh: jax.sharding.Mesh, **arguments: Any
+) -> Any:
     """Returns this process's rows of the batches."""
-    host = (jax.process_index(), jax.process_count())
-    return loader.make_batches(stores, host=host, sentinel_ids=tokenizer.sentinel_ids, **arguments)
+    share = partitioning.process_share(mesh)
+    return loader.make_batches(stores, host=share, sentinel_ids=tokenizer.sentinel_ids, **arguments)
 
 
 def _make_evaluate(
@@ -315,7 +318,7 @@ def _make_evaluate(
         by_language.setdefault(language_of(store.manifest["task"]), []).append((store, rate))
 
     def fixed_batches(stores) -> list[Callable[[], dict[str, Any]]]:
-        batches = make_batches(stores, tokenizer, **shape, seed=0)
+        batches = make_batches(stores, tokenizer, mesh, **shape, seed=0)
         epoch, _ = loader.epochs_per_step(stores, **shape)
         count = min(e.eval_steps, math.ceil(1 / epoch))
         return [partial(_put, batches, i, mesh) for i in range(count)]

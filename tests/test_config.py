@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "gin/recipe").glob("*.gin"))
 SIZES = sorted(path.stem for path in (ROOT / "gin/model").glob("*.gin"))
 PLACES = ["MODEL_DIR = '/nowhere'", "TOKEN_STORE = '/nowhere'", "VOCABULARY = '/nowhere'"]
+PLACES += ["INITIAL_CHECKPOINT_PATH = None"]
 # Millions of parameters, of the published checkpoints (Xue et al. 2021; FLAN and T5X list the same).
 PUBLISHED = {"small": 300.18, "base": 582.4, "large": 1229.58, "xl": 3742.6, "xxl": 12921}
 
@@ -22,8 +23,6 @@ PUBLISHED = {"small": 300.18, "base": 582.4, "large": 1229.58, "xl": 3742.6, "xx
 def build(*files_and_bindings):
     files = [f for f in files_and_bindings if f.endswith(".gin")]
     bindings = [b for b in files_and_bindings if not b.endswith(".gin")]
-    if any("finetune" in name for name in files):
-        bindings.insert(0, "INITIAL_CHECKPOINT_PATH = None")
     return config.build("train.Experiment", files, [*PLACES, *bindings])
 
 

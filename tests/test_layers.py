@@ -14,7 +14,7 @@ PACKAGE = ROOT / "medmt5"
 DATA_STACK = {"tensorflow", "seqio", "tensorflow_datasets", "clu"}
 JAX_STACK = {"jax", "flax", "optax", "orbax"}
 TEXT = {"languages", "annotation", "tokenizer", "sample", "corpus", "evaluation"}
-CORE = {"model", "partitioning", "decoding", "checkpoints", "training"}
+CORE = {"model", "partitioning", "processes", "decoding", "checkpoints", "training"}
 SEQIO = {"datasets", "preprocessing", "tasks", "mixtures"}
 
 # unit -> (outside modules, our units) it must never import
@@ -29,7 +29,7 @@ FORBIDDEN = {
     },
     **{
         unit: (DATA_STACK | {"gin"}, SEQIO)
-        for unit in ("label", "labelling", "evaluate", "train", "plan", "model_files", "progress")
+        for unit in ("label", "labelling", "evaluate", "train", "plan", "describe", "model_files", "progress")
     },
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

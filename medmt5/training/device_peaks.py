@@ -1,4 +1,4 @@
-"""The matrix-product peak of a device: what model FLOP utilisation is a share of.
+"""The matrix-product peak of a device, what model FLOP utilisation is a share of, and the size of its memory.
 
 Accelerators: their makers' data sheets, dense (without sparsity), one chip. A CPU has no such sheet that holds for the
 cores a process was given, so its peak is measured: the best of a few large products of the compute type.
@@ -32,6 +32,28 @@ BFLOAT16_PEAKS = (
     ("tpu v3", 61.5e12),  # a core: JAX shows two a chip
     ("tpu v2", 22.5e12),
 )
+# device_kind (lower case, in part) -> GiB of memory of one chip, as sold. The first that matches counts.
+MEMORY_GIB = (
+    ("h200", 141),
+    ("h100", 80),
+    ("b200", 180),
+    ("a100-sxm4-40gb", 40),
+    ("a100-pcie-40gb", 40),
+    ("a100", 80),
+    ("l40s", 48),
+    ("l4", 24),
+    ("v100-sxm2-32gb", 32),
+    ("v100", 16),
+    ("t4", 16),
+    ("tpu v6", 32),
+    ("tpu v5p", 95),
+    ("tpu v5 lite", 16),
+    ("tpu v5e", 16),
+    ("tpu v5", 95),
+    ("tpu v4", 32),
+    ("tpu v3", 16),  # a core
+    ("tpu v2", 8),
+)
 _PRODUCT_SIZE = 2048
 _PRODUCTS = 5
 
@@ -44,8 +66,22 @@ def peak_flops(device: jax.Device, dtype: str = "bfloat16") -> float | None:
     """
     if device.platform == "cpu":
         return _measured_peak(dtype)
-    kind = device.device_kind.lower()
-    return next((peak for name, peak in BFLOAT16_PEAKS if name in kind), None)
+    return bfloat16_peak(device.device_kind)
+
+
+def bfloat16_peak(device_kind: str) -> float | None:
+    """Returns the data sheet's FLOP/s of one chip, e.g. of "TPU v4"; None for one that is not in the table."""
+    return _first_match(BFLOAT16_PEAKS, device_kind)
+
+
+def memory_bytes(device_kind: str) -> int | None:
+    """Returns the bytes of memory of one chip; None for one that is not in the table."""
+    gib = _first_match(MEMORY_GIB, device_kind)
+    return None if gib is None else int(gib * 2**30)
+
+
+def _first_match(table: tuple[tuple[str, float], ...], device_kind: str) -> float | None:
+    return next((value for name, value in table if name in device_kind.lower()), None)
 
 
 @cache

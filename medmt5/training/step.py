@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from medmt5 import partitioning
 from medmt5.errors import InputError
@@ -58,7 +58,10 @@ def init_state(config: mt5.MT5Config, optimizer: optax.GradientTransformation, s
 
 
 def state_shardings(
-    config: mt5.MT5Config, optimizer: optax.GradientTransformation, mesh: Mesh, rules: partitioning.Partitioning
+    config: mt5.MT5Config,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | AbstractMesh,
+    rules: partitioning.Partitioning,
 ) -> tuple[TrainState, TrainState]:
     """Returns (ShapeDtypeStructs, NamedShardings) of the whole state, from shapes alone: nothing is allocated."""
     boxed = jax.eval_shape(lambda: init_state(config, optimizer, 0))

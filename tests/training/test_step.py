@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from medmt5 import partitioning
@@ -39,10 +40,17 @@ def make_batch(seed, rows=16, inputs=9, targets=7):
     }
 
 
+def remember_gradients():
+    """Keeps the last gradients in the optimizer state, so that comparing states compares each of them."""
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(jax.numpy.zeros_like, params), lambda gradients, _, params=None: (gradients,) * 2
+    )
+
+
 def train(rules, num_microbatches=1, num_steps=3, optimizer=None, config=CONFIG, seed=0):
-    """Returns (losses, gradient norms, final state) after a few steps."""
+    """Returns (losses, gradient norms, final state, last gradients included) after a few steps."""
     mesh = rules.make_mesh()
-    optimizer = optimizer or optimizers.adafactor(schedules.constant(0.01))
+    optimizer = optax.chain(remember_gradients(), optimizer or optimizers.adafactor(schedules.constant(0.01)))
     _, shardings = steps.state_shardings(config, optimizer, mesh, rules)
     state = steps.create_state(config, optimizer, 1, shardings)
     step = steps.make_train_step(
@@ -83,6 +91,21 @@ def test_sharded_equals_unsharded_in_loss_gradient_parameters_and_optimizer_stat
 @pytest.mark.parametrize("rules", [Partitioning(num_devices=1), Partitioning(num_devices=2)])
 def test_microbatches_equal_the_full_batch(on_one_device, rules):
     assert_same(train(rules, num_microbatches=4), on_one_device)
+
+
+def test_a_remat_policy_changes_no_gradient():
+    """Dropout on: what is computed again must draw the same mask."""
+    none, *others = (
+        train(
+            Partitioning(num_devices=1),
+            config=dataclasses.replace(CONFIG, remat_policy=policy, dropout_rate=0.1),
+            num_steps=1,
+        )
+        for policy in mt5.REMAT_POLICIES
+    )
+    assert len(others) == 2
+    for other in others:
+        assert_same(other, none)
 
 
 def test_state_keeps_its_shardings_through_a_step():

@@ -1,0 +1,75 @@
+"""Several processes that train one model together: how they find each other, and which of them writes.
+
+Every process runs the same program on its own devices; JAX's coordinator, in process 0, introduces them. Process 0
+alone writes metrics, configuration and progress; of a checkpoint each process writes its own shards.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import jax
+
+from medmt5.errors import InputError
+
+
+def connect(
+    coordinator_address: str | None = None, process_count: int | None = None, process_index: int | None = None
+) -> None:
+    """Joins the other processes of this run, if there are any. Must come before anything touches a device.
+
+    With all three arguments: as they say. With none: as the TPU pod, Slurm step or Open MPI run says that the process
+    belongs to, and nothing happens outside of one. JAX gives a Slurm or Open MPI process the one GPU of its local rank,
+    so start one process a GPU there.
+
+    Args:
+      coordinator_address: "host:port" of process 0, any free port; the same for all.
+      process_count, process_index: how many there are, and which one this is, from 0.
+    """
+    given = {
+        "--coordinator_address": coordinator_address,
+        "--process_count": process_count,
+        "--process_index": process_index,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        if _in_cluster():
+            _initialize()
+        return
+    if missing:
+        raise InputError(f"{', '.join(missing)} missing: several processes need all of {', '.join(given)}")
+    assert coordinator_address is not None
+    assert process_count is not None
+    assert process_index is not None
+    host, _, port = coordinator_address.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"--coordinator_address is HOST:PORT of process 0, not {coordinator_address!r}")
+    if not 0 <= process_index < process_count:
+        raise InputError(f"--process_index counts from 0 to {process_count - 1}, not {process_index}")
+    _initialize(coordinator_address, process_count, process_index, cluster_detection_method="deactivate")
+
+
+def is_first() -> bool:
+    """Returns whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def _in_cluster() -> bool:
+    """A step of one process (a shell on a node, a container) is no cluster: JAX would hide all GPUs but one from it."""
+    slurm = "SLURM_STEP_NODELIST" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    open_mpi = int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
+    return slurm or open_mpi or _on_tpu()
+
+
+def _on_tpu() -> bool:
+    return importlib.util.find_spec("libtpu") is not None and os.environ.get("JAX_PLATFORMS", "tpu").startswith("tpu")
+
+
+def _initialize(*arguments, **options) -> None:
+    try:
+        jax.distributed.initialize(*arguments, **options)
+    except (ValueError, RuntimeError) as error:
+        if not arguments and "coordinator_address should be defined" in str(error):
+            return  # a TPU of one host
+        raise InputError(f"the processes of this run could not be joined: {error}") from error
