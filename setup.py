@@ -43,6 +43,7 @@ TEST = [
     "hypothesis>=6.100",
     "mypy>=1.15",
     "pytest>=8.3",
+    "pytest-xdist>=3.6",
     "ruff>=0.12",
     "seqeval==1.2.2",
 ]
