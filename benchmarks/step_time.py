@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import time
 from importlib.metadata import version
@@ -157,7 +156,11 @@ def _batch(rows: int, inputs: int, targets: int, vocab_size: int) -> dict[str, n
 def _peak_memory(mesh: jax.sharding.Mesh) -> int:
     """Peak bytes: of the first device where it counts them, else of the process (resident)."""
     stats = mesh.devices.flat[0].memory_stats()
-    return stats["peak_bytes_in_use"] if stats else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if stats:
+        return stats["peak_bytes_in_use"]
+    # Not getrusage: its peak is inherited from the process that started this one.
+    with open("/proc/self/status", encoding="ascii") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def _seconds_since_process_start() -> float:

@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 Initializer = Any
+PRODUCT = "product"  # the name by which a remat policy knows a product with a parameter
 
 
 def named(initializer: Initializer, *axes: str) -> Initializer:
@@ -34,7 +36,7 @@ class Kernel(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", named(self.initializer, *self.axes), (x.shape[-1], self.outputs), jnp.float32)
-        return product(x.astype(self.dtype), kernel.astype(self.dtype))
+        return checkpoint_name(product(x.astype(self.dtype), kernel.astype(self.dtype)), PRODUCT)
 
 
 @jax.custom_vjp

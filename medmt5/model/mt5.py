@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from medmt5.model.attention import IMPLEMENTATIONS, Attention, KeyValues
-from medmt5.model.layers import GatedMLP, Kernel, RelativePositionBias, RMSNorm, dropout, named
+from medmt5.model.layers import PRODUCT, GatedMLP, Kernel, RelativePositionBias, RMSNorm, dropout, named
 
 REMAT_POLICIES = {
     "none": None,
-    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "minimal": jax.checkpoint_policies.save_only_these_names(PRODUCT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

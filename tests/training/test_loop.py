@@ -76,8 +76,8 @@ def poison(monkeypatch, bad_steps):
     """Makes the loss of the batches of `bad_steps` infinite."""
     put = train._on_devices
 
-    def on_devices(batches, mesh):
-        for step, batch in enumerate(put(batches, mesh)):
+    def on_devices(batches, mesh, check_stores):
+        for step, batch in enumerate(put(batches, mesh, check_stores)):
             weights = batch["decoder_loss_weights"]
             yield batch | {"decoder_loss_weights": weights * (np.float32(np.inf) if step in bad_steps else 1)}
 
@@ -159,8 +159,8 @@ def test_a_run_that_goes_on_ends_as_one_never_stopped_and_says_what_was_lost(exp
     """The run dies at step 13, its newest checkpoint is that of 10."""
     put = train._on_devices
 
-    def dies(batches, mesh):
-        for step, batch in enumerate(put(batches, mesh)):
+    def dies(batches, mesh, check_stores):
+        for step, batch in enumerate(put(batches, mesh, check_stores)):
             if step == 13:
                 raise RuntimeError("died")
             yield batch
@@ -199,7 +199,7 @@ def test_a_dry_run_knows_where_a_run_would_go_on(experiment, whole):
 
 
 def test_a_perplexity_that_overflows_is_infinite_and_the_line_stays_json(tmp_path):
-    metrics = held_out.summarize({"en": [Loss(2000.0, 2000.0, 0.0, 1.0, 2.0)]})
+    metrics = held_out.summarize({"en": [Loss(1000.0, 2000.0, 2000.0, 0.0, 1.0, 2.0)]})
     assert metrics["eval/en/perplexity"] == math.inf
     assert metrics["eval_loss"] == 1000.0
     log = MetricsLog(tmp_path, 0)
