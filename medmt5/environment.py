@@ -10,8 +10,8 @@ import platform
 import sys
 from pathlib import Path
 
-# Keeping freed memory as well (glibc.malloc.mmap_max=0 and a high trim_threshold) saves a few percent more, but the heap
-# tears: a step of mT5-small then took up to 9.5 GB instead of 5.
+# Keeping freed memory as well (glibc.malloc.mmap_max=0 and a high trim_threshold) saves a few percent more, but the
+# heap tears: a step of mT5-small then took up to 9.5 GB instead of 5.
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
