@@ -31,9 +31,5 @@ def prepare_process() -> None:
     os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
     if platform.system() == "Linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = HUGE_PAGES
-        os.execv(sys.executable, [sys.executable, *_interpreter_arguments()])
-
-
-def _interpreter_arguments() -> list[str]:
-    """Returns this process's command line after the interpreter, `-m` and other options included."""
-    return sys.orig_argv[1:]
+        # orig_argv: the interpreter's own options and `-m` included
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

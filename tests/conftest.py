@@ -46,7 +46,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """$MEDMT5_REAL_DATA: benchmarks and raw samples as their owners distribute them."""
+    """$MEDMT5_REAL_DATA: benchmarks, raw samples and pre-training text as their owners distribute them."""
     folder = os.environ.get("MEDMT5_REAL_DATA")
     if not folder:
         pytest.skip("MEDMT5_REAL_DATA is not set: no folder with real data to read")

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 
 from medmt5.training.adafactor import factored_axes, scale_by_adafactor
 
@@ -74,11 +73,6 @@ def state_specs(opt_state: Any, param_specs: Any, param_shapes: Any) -> Any:
 
 def _names(path: tuple) -> tuple[str, ...]:
     return tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
-
-
-def unboxed_specs(boxed_params: Any) -> Any:
-    """Returns the logical axis names of each parameter as a PartitionSpec of names."""
-    return nn.get_partition_spec(boxed_params)
 
 
 def global_norm(tree: Any) -> jax.Array:

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -211,10 +210,8 @@ def test_a_language_that_the_corpus_lacks_is_named(corpus):
         list(read_corpus(corpus, "fr"))
 
 
-def test_real_files_are_read(tmp_path):
-    if not (real := os.environ.get("MEDMT5_REAL_DATA")):
-        pytest.skip("MEDMT5_REAL_DATA is unset: a directory with raw_samples/ and pretraining/ of the real data")
-    raw, data = Path(real) / "raw_samples", tmp_path / "data"
+def test_real_files_are_read(tmp_path, real_data):
+    raw, data = real_data / "raw_samples", tmp_path / "data"
     for target, pattern in [
         ("en/pubmed", "medline/*.xml"), ("en/pubmed", "pubmed/*.xml"), ("en/wikipedia", "wikipedia/enwiki*"),
         ("it/wikipedia", "wikipedia/itwiki*"), ("pretraining", "../pretraining/e3c_layer3_es*"),
