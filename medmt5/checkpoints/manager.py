@@ -16,9 +16,11 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -53,6 +55,7 @@ class CheckpointManager:
 
     def __init__(self, directory: Path, keep: int | None = None):
         self.directory = Path(directory).absolute()
+        _silence_stragglers()
         options = ocp.CheckpointManagerOptions(
             step_prefix=PREFIX,
             max_to_keep=keep,
@@ -277,6 +280,22 @@ def _data_digest(data: dict[str, Any]) -> int:
 def _all_agree(mine: bool) -> bool:
     """Returns whether every process says True; waits for all of them."""
     return mine if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.array(mine))))
+
+
+@cache
+def _silence_stragglers() -> None:
+    """When one array of a checkpoint cannot be read or written, Orbax ends its event loop, and each array that is still
+    under way then reports to a loop that is closed: Python prints a traceback for it, after the message that says what
+    happened and what to do. That one report is dropped; once a process.
+    """
+    print_others = sys.unraisablehook
+
+    def report(unraisable: sys.UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            print_others(unraisable)
+
+    sys.unraisablehook = report
 
 
 @contextmanager

@@ -1,17 +1,21 @@
 """What is restored is what was saved, bit for bit, or an error: damage never passes."""
 
+import asyncio
 import logging
 import os
 import resource
 import shutil
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medmt5.checkpoints import manager as manager_module
 from medmt5.checkpoints.digests import _leaf_digests, tree_digests
 from medmt5.checkpoints.manager import CheckpointManager, SaveError, checkpoint_step, find_checkpoint, restore_params
 from medmt5.errors import InputError
@@ -227,3 +231,22 @@ def test_every_single_bit_and_every_swap_changes_the_digest(dtype):
             assert tree_digests({"x": jnp.asarray(flipped.view(x.dtype))})["['x']"] != digest
     swapped = np.asarray(x)[::-1]
     assert tree_digests({"x": jnp.asarray(swapped)})["['x']"] != digest
+
+
+def test_arrays_that_end_after_a_failure_print_no_traceback_and_other_errors_still_do(monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    manager_module._silence_stragglers.__wrapped__()
+
+    def told(error):
+        heard.clear()
+        sys.unraisablehook(SimpleNamespace(exc_value=error))
+        return bool(heard)
+
+    loop = asyncio.new_event_loop()
+    loop.close()
+    with pytest.raises(RuntimeError) as closed:  # what an array under way meets
+        loop.call_soon_threadsafe(print)
+    assert not told(closed.value)
+    assert told(RuntimeError("another one"))
+    assert told(ValueError("Event loop is closed"))
