@@ -37,6 +37,6 @@ def split_document(
 
     for number, (start, end) in enumerate(sentences, start=1):
         inside = [Span(s - start, e - start, label) for s, e, label in whole if start <= s < end]
-        example = LabelledExample.from_text(f"{id}-{number}", lang, text[start:end], inside, repairs)
+        example = LabelledExample.from_text(f"{id}-{number}", lang, text[start:end], inside, repairs, id)
         if example.words:  # a line of invisible characters has none
             yield example

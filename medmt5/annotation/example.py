@@ -23,6 +23,7 @@ class LabelledExample:
       words, tags: the words and their IOB2 tags, equally many.
       text: the sentence.
       spans: the same spans as the tags, in characters of `text`.
+      document: id of the document it stands in, its own id where the format has none: what is independent of what.
     """
 
     id: str
@@ -31,6 +32,7 @@ class LabelledExample:
     tags: tuple[str, ...]
     text: str
     spans: tuple[Span, ...]
+    document: str
 
     def __post_init__(self) -> None:
         if len(self.words) != len(self.tags):
@@ -39,7 +41,9 @@ class LabelledExample:
             )
 
     @classmethod
-    def from_words(cls, id: str, lang: str, words: Sequence[str], tags: Sequence[str]) -> LabelledExample:
+    def from_words(
+        cls, id: str, lang: str, words: Sequence[str], tags: Sequence[str], document: str | None = None
+    ) -> LabelledExample:
         """Returns the example of tagged words (any scheme of `tags_to_spans`); its text is the words joined by a space.
 
         >>> LabelledExample.from_words("1", "en", ["No", "asthma"], ["O", "B-Disease"]).spans
@@ -55,10 +59,13 @@ class LabelledExample:
             tuple(spans_to_tags(spans, len(tags))),
             " ".join(words),
             tuple(to_characters(spans, offsets)),
+            document or id,
         )
 
     @classmethod
-    def from_text(cls, id: str, lang: str, text: str, spans: Iterable[Span], repairs: Repairs) -> LabelledExample:
+    def from_text(
+        cls, id: str, lang: str, text: str, spans: Iterable[Span], repairs: Repairs, document: str | None = None
+    ) -> LabelledExample:
         """Returns the example of a text with character spans, made whole words; `repairs` counts under the id.
 
         >>> LabelledExample.from_text("1", "en", "No asthma.", [Span(3, 9, "Disease")], Repairs()).tags
@@ -70,7 +77,7 @@ class LabelledExample:
             repairs.add(problem.kind, id)
         words = tuple(text[start:end] for start, end in offsets)
         tags = tuple(spans_to_tags(word_spans, len(words)))
-        return cls(id, lang, words, tags, text, tuple(to_characters(word_spans, offsets)))
+        return cls(id, lang, words, tags, text, tuple(to_characters(word_spans, offsets)), document or id)
 
     @property
     def word_spans(self) -> list[Span]:
@@ -86,6 +93,7 @@ class LabelledExample:
             "tags": list(self.tags),
             "text": self.text,
             "spans": [list(span) for span in self.spans],
+            "document": self.document,
         }
 
     @classmethod
@@ -99,6 +107,7 @@ class LabelledExample:
                 tuple(fields["tags"]),
                 fields["text"],
                 tuple(Span(*span) for span in fields["spans"]),
+                fields["document"],
             )
         except KeyError as error:
             raise InputError(

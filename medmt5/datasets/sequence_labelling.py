@@ -46,7 +46,7 @@ class RawFiles(tfds.core.BuilderConfig):
 class SequenceLabelling(tfds.core.GeneratorBasedBuilder):
     """Sentences with labelled spans, in the order of the files. `LabelledSource` opens it: it finds the raw files."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")  # of the features; what an older one prepared is made again
     # Nothing is downloaded. To learn that from the code's folder, TFDS 4.9.10 needs a package it does not install.
     url_infos = None
 
@@ -65,6 +65,7 @@ class SequenceLabelling(tfds.core.GeneratorBasedBuilder):
                     "tags": tfds.features.Sequence(tfds.features.Text()),
                     "text": tfds.features.Text(),
                     "spans": tfds.features.Sequence(span),
+                    "document": tfds.features.Text(),
                 }
             ),
             homepage=declaration.homepage,
@@ -105,6 +106,7 @@ def to_labelled_example(features: dict[str, Any]) -> LabelledExample:
             Span(int(start), int(end), text(label))
             for start, end, label in zip(spans["start"], spans["end"], spans["label"], strict=True)
         ),
+        text(features["document"]),
     )
 
 
@@ -132,8 +134,8 @@ class LabelledSource(seqio.DataSource):
         return dataset.shuffle(self.num_input_examples(split), seed=seed) if shuffle else dataset
 
     def digest(self) -> str:
-        """Returns a digest of all that decides the examples: the declaration and the raw files."""
-        content = hashlib.sha256(repr((self.declaration, self.lang)).encode())
+        """Returns a digest of all that decides the examples: the declaration, the features and the raw files."""
+        content = hashlib.sha256(repr((self.declaration, self.lang, str(SequenceLabelling.VERSION))).encode())
         for path in self._paths().values():
             for file in sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]:
                 with file.open("rb") as stream:

@@ -44,7 +44,7 @@ def test_spans_of_a_text_are_made_whole_words_and_counted_under_the_id():
 
 def test_words_and_tags_of_different_number_are_refused():
     with pytest.raises(InputError, match="example 7: every word needs one tag; there are 1 and 2"):
-        LabelledExample("7", "en", ("a",), ("O", "O"), "a", ())
+        LabelledExample("7", "en", ("a",), ("O", "O"), "a", (), "7")
 
 
 def test_a_missing_field_is_named():
