@@ -297,4 +297,12 @@ def _off(settings, vocab):
 
 
 def _product(equation, *operands):
+    """An einsum in float32 over [tokens, shards, block] arrays. A single shard leaves its axis out: with it XLA takes
+    a product over shards and columns for one over two axes, and transposes blocks of the kernel in memory.
+    """
+    *inputs, output = equation.replace("->", ",").split(",")
+    if all(x.shape[i.index("m")] == 1 for i, x in zip(inputs, operands, strict=True) if "m" in i):
+        flat = [x.squeeze(i.index("m")) if "m" in i else x for i, x in zip(inputs, operands, strict=True)]
+        product = jnp.einsum(equation.replace("m", ""), *flat, preferred_element_type=jnp.float32)
+        return jnp.expand_dims(product, output.index("m")) if "m" in output else product
     return jnp.einsum(equation, *operands, preferred_element_type=jnp.float32)
