@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medmt5 import batch
@@ -14,6 +14,7 @@ from medmt5.tokens.span_corruption import raw_length
 from medmt5.tokens.store import StoreWriter, TokenStore
 
 LENGTHS = {"inputs": 32, "targets": 20}
+at_any_pace = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
@@ -34,6 +35,7 @@ def next_fit(lengths, limits) -> int:
 
 
 @pytest.mark.parametrize("stream", [1, 4, 1024])
+@at_any_pace
 @given(examples_and_limits())
 def test_rows_hold_each_example_once_and_nothing_above_the_limits(stream, drawn):
     lengths, limits = drawn
@@ -46,6 +48,7 @@ def test_rows_hold_each_example_once_and_nothing_above_the_limits(stream, drawn)
         assert np.all(lengths[rows == row].sum(axis=0) <= limits)
 
 
+@at_any_pace
 @given(examples_and_limits())
 def test_a_row_is_opened_only_for_an_example_that_no_open_row_has_room_for(drawn):
     lengths, limits = drawn
@@ -62,6 +65,7 @@ def test_a_row_is_opened_only_for_an_example_that_no_open_row_has_room_for(drawn
             assert np.sum((limits - used[rows[i]] - lengths[i]) / limits) == pytest.approx(min(room)), "the best fit"
 
 
+@at_any_pace
 @given(examples_and_limits())
 def test_few_examples_need_no_more_rows_than_next_fit(drawn):
     assert packing.pack(*drawn).max() + 1 <= next_fit(*drawn)
