@@ -4,6 +4,9 @@ Writes two token stores of random ids to a temporary folder (20,000 documents of
 60 and 70), reads them as training does, and prints one JSON object as its last line. Its `tokens_per_second` are those
 of span corruption; `pairs` has those of pairs. Tokens are inputs and targets without padding. `cores` is processor time
 over wall time: on a busy machine, look at `tokens_per_cpu_second`. `microseconds_per_batch` is processor time, too.
+
+`python benchmarks/loader.py --pack --batch 32 --inputs 512 --targets 512` reads 30,000 labelled sentences instead
+(about 35 tokens, targets with two tags for each 12 of them), one a row and packed; and `seconds_to_pack_1000000`.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from unittest import mock
 import numpy as np
 
 from medmt5.tokenizer import Tokenizer
-from medmt5.tokens import loader, span_corruption
+from medmt5.tokens import loader, packing, span_corruption
 from medmt5.tokens.shuffle import Shuffle
 from medmt5.tokens.store import StoreWriter, TokenStore
 
@@ -46,7 +49,18 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=512, help="tokens of the inputs")
     parser.add_argument("--targets", type=int, default=114, help="tokens of the targets")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each kind of store is read")
+    parser.add_argument("--pack", action="store_true", help="labelled sentences, one a row and packed")
     arguments = parser.parse_args()
+    if arguments.pack:
+        with tempfile.TemporaryDirectory() as folder:
+            store = write_labelled(Path(folder))
+            results = {
+                "one_a_row": measure(store, arguments),
+                "packed": measure(store, arguments, pack=True),
+                "seconds_to_pack_1000000": measure_packing(arguments),
+            }
+        print(json.dumps(describe(arguments) | results))
+        return
     with tempfile.TemporaryDirectory() as folder:
         results = {
             store.manifest["objective"]: measure(store, arguments)
@@ -69,7 +83,27 @@ def write_pairs(folder: Path) -> TokenStore:
     return _write(folder / "pairs/train", "pairs", ({"inputs": a, "targets": b} for a, b in texts))
 
 
-def measure(store: TokenStore, arguments: argparse.Namespace) -> dict[str, Any]:
+def write_labelled(folder: Path) -> TokenStore:
+    rng = np.random.default_rng(0)
+    sentences = _random_texts(rng, 30_000, 35, 200)
+    return _write(
+        folder / "labelled/train",
+        "pairs",
+        ({"inputs": ids, "targets": np.resize(ids, len(ids) + 2 * rng.poisson(len(ids) / 12))} for ids in sentences),
+    )
+
+
+def measure_packing(arguments: argparse.Namespace) -> float:
+    rng = np.random.default_rng(0)
+    inputs = np.clip(rng.lognormal(np.log(35), 0.7, 1_000_000), 1, 200).astype(int)
+    lengths = np.stack([inputs, inputs + 2 * rng.poisson(inputs / 12)], axis=1)
+    limits = np.array([arguments.inputs, arguments.targets])
+    start = time.perf_counter()
+    packing.pack(np.minimum(lengths, limits), limits)
+    return round(time.perf_counter() - start, 3)
+
+
+def measure(store: TokenStore, arguments: argparse.Namespace, pack: bool = False) -> dict[str, Any]:
     """Returns the figures of reading one store."""
 
     def make_batches():
@@ -80,6 +114,7 @@ def measure(store: TokenStore, arguments: argparse.Namespace) -> dict[str, Any]:
             batch_size=arguments.batch,
             seed=0,
             sentinel_ids=SENTINEL_IDS,
+            pack=pack,
         )
 
     batches = loader.iterate(make_batches())
@@ -104,6 +139,7 @@ def measure(store: TokenStore, arguments: argparse.Namespace) -> dict[str, Any]:
         "batches_per_second": round(count / seconds, 1),
         "cores": round(cpu_seconds / seconds, 2),
         "tokens_per_batch": round(tokens / count),
+        "padding_share": round(1 - tokens / count / arguments.batch / (arguments.inputs + arguments.targets), 4),
         "seconds_to_a_batch_of_step_1000000": round(resume_seconds, 4),
         "microseconds_per_batch": measure_stages(make_batches),
     }

@@ -47,13 +47,36 @@ def shapes(batch_size: int, inputs: int, targets: int, packed: bool = False) -> 
     }
 
 
-def shift_right(targets: np.ndarray) -> np.ndarray:
-    """Returns decoder inputs [batch, targets] int32 for unpacked targets [batch, targets] int32: one 0, then all but
-    the last.
+def shift_right(targets: np.ndarray, segment_ids: np.ndarray | None = None) -> np.ndarray:
+    """Returns decoder inputs [batch, targets] int32 for targets [batch, targets] int32: one 0, then all but the last.
+
+    With the segment ids of packed targets, [batch, targets] int32, each segment is shifted for itself.
 
     >>> shift_right(np.array([[5, 6, 1, 0]], np.int32)).tolist()
     [[0, 5, 6, 1]]
+    >>> shift_right(np.array([[5, 1, 7, 8, 1, 0]], np.int32), np.array([[1, 1, 2, 2, 2, 0]], np.int32)).tolist()
+    [[0, 5, 0, 7, 8, 0]]
     """
     shifted = np.zeros_like(targets)
     shifted[:, 1:] = targets[:, :-1]
+    if segment_ids is not None:
+        shifted[_begins(segment_ids)] = 0
     return shifted
+
+
+def positions(segment_ids: np.ndarray) -> np.ndarray:
+    """Returns the position of each token within its segment, [batch, length] int32, for segment ids of that shape.
+
+    >>> positions(np.array([[1, 1, 2, 2, 2, 0, 0]], np.int32)).tolist()
+    [[0, 1, 0, 1, 2, 0, 0]]
+    """
+    columns = np.arange(segment_ids.shape[1], dtype=np.int32)
+    starts = np.maximum.accumulate(columns * _begins(segment_ids), axis=1)
+    return (columns - starts) * (segment_ids > 0)
+
+
+def _begins(segment_ids: np.ndarray) -> np.ndarray:
+    """Returns where a segment, or the padding, begins: [batch, length] bool."""
+    begins = np.ones(segment_ids.shape, bool)
+    begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
+    return begins

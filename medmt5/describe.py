@@ -128,6 +128,7 @@ def describe(
             inputs=inputs,
             targets=targets,
             num_microbatches=e.num_microbatches,
+            packed=e.pack,
         ),
         device_memory_bytes=device_peaks.memory_bytes(device_kind),
         flops_per_step=step_flops,

@@ -32,7 +32,7 @@ def make_plan(e: Experiment) -> str:
     inputs, targets = (e.feature_lengths[name] for name in ("inputs", "targets"))
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype)
-        for name, (shape, dtype) in batch_shapes(e.batch_size, inputs, targets).items()
+        for name, (shape, dtype) in batch_shapes(e.batch_size, inputs, targets, e.pack).items()
     }
     start = time.monotonic()
     compiled = make_train_step(e, mesh, shardings).lower(shapes, batch).compile()
@@ -44,13 +44,14 @@ def make_plan(e: Experiment) -> str:
     flops, peak = step_flops(e), mesh_peak_flops(mesh, e.model.dtype)
     step_tokens = e.batch_size * (inputs + targets)
     sharded = "parameters split over data, " if e.partitioning.shard_parameters_over_data else ""
+    kind = "packed rows" if e.pack else "examples"
     rows = {
         "model": f"{describe(e)}; computes in {e.model.dtype}",
         "devices": f"{mesh.size} x {device.device_kind}: data {mesh.shape['data']} x model {mesh.shape['model']}, "
         f"{sharded}{jax.process_count()} process{'es' * (jax.process_count() > 1)}",
         "memory": _memory(compiled, device),
         "compiled in": f"{seconds:.1f} s (the train step, once more if the cache does not have it)",
-        "step": f"{e.batch_size} examples of {inputs} + {targets} tokens: {short_number(step_tokens)} tokens with "
+        "step": f"{e.batch_size} {kind} of {inputs} + {targets} tokens: {short_number(step_tokens)} tokens with "
         f"padding, {short_number(flops)}FLOP, {e.num_microbatches} microbatch{'es' * (e.num_microbatches > 1)}",
         "starts from": source,
         "steps": f"{start_step} to {e.train_steps}: {short_number(remaining * step_tokens)} tokens with padding, "
@@ -113,7 +114,9 @@ def _data(e: Experiment, tokenizer: Any) -> str:
     if not mixture_file(root, e.mixture).is_file() and not (root / e.mixture).is_dir():
         return f"{e.mixture}: no token stores in {root} yet; `medmt5 tokens` will make them first"
     stores = open_stores(Mixture.read(root, e.mixture), root, "train", tokenizer)
-    epochs, by_task = loader.epochs_per_step(stores, feature_lengths=e.feature_lengths, batch_size=e.batch_size)
+    epochs, by_task = loader.epochs_per_step(
+        stores, feature_lengths=e.feature_lengths, batch_size=e.batch_size, seed=e.seed, pack=e.pack
+    )
     tasks = ", ".join(f"{task} {n * e.train_steps:.3g}" for task, n in by_task.items())
     return f"{e.mixture}: {epochs * e.train_steps:.3g} epochs in all {e.train_steps} steps ({tasks})"
 

@@ -65,6 +65,7 @@ class Experiment:
     vocabulary: str
     feature_lengths: dict[str, int]
     batch_size: int
+    pack: bool
     train_steps: int
     model: MT5Config
     partitioning: Partitioning
@@ -121,7 +122,7 @@ def _train(experiment: Experiment, resolved_config: str) -> steps.TrainState:
     # 2. Data: token stores, and batches as a function of the step.
     mixture = _open_mixture(e)
     stores = {split: open_stores(mixture, Path(e.token_store), split, tokenizer) for split in ("train", "dev")}
-    shape: dict[str, Any] = {"feature_lengths": e.feature_lengths, "batch_size": e.batch_size}
+    shape: dict[str, Any] = {"feature_lengths": e.feature_lengths, "batch_size": e.batch_size, "pack": e.pack}
     batches = make_batches(stores["train"], tokenizer, mesh, **shape, seed=e.seed)
 
     # 3. Shapes, shardings, then the state: resume, else import, else from scratch. The order matters.
@@ -169,7 +170,7 @@ def _train(experiment: Experiment, resolved_config: str) -> steps.TrainState:
             train_steps=e.train_steps,
             start_step=start_step,
             learning_rate=e.schedule,
-            epochs=_epochs_by_metric(*loader.epochs_per_step(stores["train"], **shape)),
+            epochs=_epochs_by_metric(*loader.epochs_per_step(stores["train"], seed=e.seed, **shape)),
         )
         try:
             state = run_loop(
@@ -319,7 +320,7 @@ def _make_evaluate(
 
     def fixed_batches(stores) -> list[Callable[[], dict[str, Any]]]:
         batches = make_batches(stores, tokenizer, mesh, **shape, seed=0)
-        epoch, _ = loader.epochs_per_step(stores, **shape)
+        epoch, _ = loader.epochs_per_step(stores, **shape, seed=0)
         count = min(e.eval_steps, math.ceil(1 / epoch))
         return [partial(_put, batches, i, mesh) for i in range(count)]
 

@@ -5,9 +5,14 @@ the batches of the run that was never stopped, and the rows of all hosts togethe
 iterator is the number of the next step.
 
     rates -> the task of each row, and the number of the draw from it -> this host's rows             Grain
-          -> examples, shuffled anew each epoch -> read together -> texts corrupted -> batch          numpy
+          -> rows, shuffled anew each epoch -> read together -> texts corrupted -> batch              numpy
 
 Grain mixes numbers one by one, and reads ahead; the rest is vectorised over the rows of a batch.
+
+With `pack` a row holds as many pairs of one task as fit (`packing`); a chunk of span corruption fills its row already.
+T5X packs the mixed stream, so that a row mixes tasks; here it must not: what a task's row holds would depend on what it
+is mixed with. As in T5X, the rates are those at which examples are drawn, packed or not: a task's rows are drawn at its
+rate over its examples a row. By rows instead, packing would multiply the examples of tasks with short ones.
 """
 
 from __future__ import annotations
@@ -16,19 +21,20 @@ import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import grain
 import numpy as np
 
-from medmt5.batch import DTYPES, Batch, shift_right
+from medmt5.batch import Batch, positions, shift_right
 from medmt5.errors import InputError
 from medmt5.tokenizer import Tokenizer
 from medmt5.tokens import span_corruption
 from medmt5.tokens.examples import Chunks, Pairs
 from medmt5.tokens.random_numbers import make_keys
 from medmt5.tokens.shuffle import Shuffle
-from medmt5.tokens.store import TokenStore
+from medmt5.tokens.store import FEATURES, TokenStore
 
 EOS_ID = Tokenizer.eos_id
 READ_THREADS = 4
@@ -42,6 +48,7 @@ def make_batches(
     batch_size: int,
     seed: int,
     sentinel_ids: np.ndarray,
+    pack: bool = False,
     host: tuple[int, int] = (0, 1),
 ) -> grain.MapDataset:
     """Returns an endless dataset whose element `step` is the Batch of that step, or this host's rows of it.
@@ -53,14 +60,15 @@ def make_batches(
     Args:
       stores: token stores and the rates, any positive numbers, at which their examples are drawn.
       feature_lengths: tokens of "inputs" and "targets".
-      batch_size: global.
+      batch_size: rows, global.
       sentinel_ids: [sentinels] int32, for span corruption.
+      pack: several pairs share a row, and batches have `batch.PACKED_DTYPES` too.
       host: (index, count); a host gets `batch_size / count` consecutive rows.
     """
     index, count = host
     if batch_size % count:
         raise InputError(f"batch size {batch_size} is not a multiple of the {count} hosts")
-    tasks = _open_tasks(stores, feature_lengths, seed)
+    tasks = _open_tasks(stores, feature_lengths, seed, pack)
     for task in tasks:
         if isinstance(task.examples, Chunks):
             # Here, not in a reading thread.
@@ -68,7 +76,7 @@ def make_batches(
         else:
             task.examples.warn_of_overlong()
     return _draw(tasks, batch_size // count)[index::count].map(
-        partial(_make_batch, tasks=tasks, feature_lengths=feature_lengths, sentinel_ids=sentinel_ids)
+        partial(_make_batch, tasks=tasks, feature_lengths=feature_lengths, sentinel_ids=sentinel_ids, pack=pack)
     )
 
 
@@ -90,49 +98,54 @@ def example_ids(
     feature_lengths: Mapping[str, int],
     batch_size: int,
     seed: int,
+    pack: bool = False,
 ) -> list[dict[str, object]]:
-    """Returns what the rows of the global batch of `step` hold, for the arguments that `make_batches` had.
+    """Returns what the global batch of `step` holds, row by row, for the arguments that `make_batches` had.
 
-    A row is {"task", "split", "epoch", "records": [first, last]}: the numbers, last one included, of the store's
-    records (pairs, documents) that it was made of. No token is read.
+    An example is {"row", "task", "split", "epoch", "records": [first, last]}: the numbers, last one included, of the
+    store's records (pairs, documents) that it was made of. No token is read.
     """
-    tasks = _open_tasks(stores, feature_lengths, seed)
-    ids: list[dict[str, object]] = [{}] * batch_size
-    for task, rows, epochs, examples in _by_task(_draw(tasks, batch_size)[step], tasks):
+    tasks = _open_tasks(stores, feature_lengths, seed, pack)
+    ids: list[list[dict[str, object]]] = [[] for _ in range(batch_size)]
+    for task, rows, epochs, numbers in _by_task(_draw(tasks, batch_size)[step], tasks):
         manifest = task.store.manifest
-        for row, epoch, example in zip(rows.tolist(), epochs.tolist(), examples.tolist(), strict=True):
-            ids[row] = {
-                "task": manifest["task"],
-                "split": manifest["split"],
-                "epoch": epoch,
-                "records": list(task.examples.records(example)),
-            }
-    return ids
+        for row, epoch, number in zip(rows.tolist(), epochs.tolist(), numbers.tolist(), strict=True):
+            where = {"row": row, "task": manifest["task"], "split": manifest["split"], "epoch": epoch}
+            ids[row] = [where | {"records": list(records)} for records in task.examples.records(number)]
+    return list(chain.from_iterable(ids))
 
 
 def epochs_per_step(
-    stores: Sequence[tuple[TokenStore, float]], *, feature_lengths: Mapping[str, int], batch_size: int
+    stores: Sequence[tuple[TokenStore, float]],
+    *,
+    feature_lengths: Mapping[str, int],
+    batch_size: int,
+    seed: int,
+    pack: bool = False,
 ) -> tuple[float, dict[str, float]]:
-    """Returns the epochs of data that one step goes through: of all stores together, and task -> of its own store.
+    """Returns the epochs of data that one step goes through, for the arguments that `make_batches` had: of all stores
+    together, and task -> of its own store.
 
     An epoch of all together is as many examples as they hold, whatever the rates.
     """
-    tasks = _open_tasks(stores, feature_lengths, seed=0)
+    tasks = _open_tasks(stores, feature_lengths, seed, pack)
     total = sum(task.rate for task in tasks)
-    by_task = {task.store.manifest["task"]: batch_size * task.rate / total / len(task.examples) for task in tasks}
-    return batch_size / sum(len(task.examples) for task in tasks), by_task
+    epochs = [batch_size * task.rate / total / len(task.examples) for task in tasks]
+    sizes = [task.examples.num_examples for task in tasks]
+    by_task = {task.store.manifest["task"]: n for task, n in zip(tasks, epochs, strict=True)}
+    return float(np.dot(epochs, sizes)) / sum(sizes), by_task
 
 
 class _Task(NamedTuple):
     store: TokenStore
-    rate: float
+    rate: float  # of rows
     examples: Pairs | Chunks
     shuffle: Shuffle
     noise_seed: int
 
 
 def _open_tasks(
-    stores: Sequence[tuple[TokenStore, float]], feature_lengths: Mapping[str, int], seed: int
+    stores: Sequence[tuple[TokenStore, float]], feature_lengths: Mapping[str, int], seed: int, pack: bool
 ) -> list[_Task]:
     if not stores:
         raise InputError("no token stores to make batches from")
@@ -142,10 +155,14 @@ def _open_tasks(
             raise InputError(
                 f"{store.directory} holds no examples; leave {store.name} out of the mixture, or give it data"
             )
-        kind = Pairs if store.manifest["objective"] == "pairs" else Chunks
-        examples = kind(store, feature_lengths)
+        examples: Pairs | Chunks
+        if store.manifest["objective"] == "pairs":
+            examples = Pairs(store, feature_lengths, _seed(seed, store, "packing") if pack else None)
+        else:
+            examples = Chunks(store, feature_lengths)
+        row_rate = rate * len(examples) / examples.num_examples
         shuffle = Shuffle(len(examples), _seed(seed, store, "shuffle"))
-        tasks.append(_Task(store, rate, examples, shuffle, _seed(seed, store, "noise")))
+        tasks.append(_Task(store, row_rate, examples, shuffle, _seed(seed, store, "noise")))
     return tasks
 
 
@@ -164,8 +181,8 @@ def _with_number(number: int, draw: int) -> tuple[int, int]:
 
 
 def _by_task(draws: np.ndarray, tasks: Sequence[_Task]) -> Iterator[tuple[_Task, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields (task, rows, epochs, examples), [n] each, for the tasks that are among draws, [rows, 2] as `_draw` makes
-    them.
+    """Yields (task, rows of the batch, epochs, rows of the task), [n] each, for the tasks that are among draws,
+    [rows, 2] as `_draw` makes them.
     """
     for number in np.unique(draws[:, 0]):
         rows = np.flatnonzero(draws[:, 0] == number)
@@ -173,40 +190,54 @@ def _by_task(draws: np.ndarray, tasks: Sequence[_Task]) -> Iterator[tuple[_Task,
 
 
 def _make_batch(
-    draws: np.ndarray, *, tasks: Sequence[_Task], feature_lengths: Mapping[str, int], sentinel_ids: np.ndarray
+    draws: np.ndarray,
+    *,
+    tasks: Sequence[_Task],
+    feature_lengths: Mapping[str, int],
+    sentinel_ids: np.ndarray,
+    pack: bool,
 ) -> Batch:
     """Returns the Batch of draws, [rows, 2] as `_draw` makes them."""
-    inputs, targets = (
-        np.zeros((len(draws), feature_lengths[feature]), DTYPES["encoder_input_tokens"])
-        for feature in ("inputs", "targets")
+    tokens, segments = (
+        {feature: np.zeros((len(draws), feature_lengths[feature]), np.int32) for feature in FEATURES["pairs"]}
+        for _ in range(2)
     )
-    target_lengths = np.zeros(len(draws), np.intp)
-    for task, rows, epochs, examples in _by_task(draws, tasks):
+    for task, rows, epochs, numbers in _by_task(draws, tasks):
         if isinstance(task.examples, Pairs):
-            for row, pair in zip(rows, task.examples.read(examples), strict=True):
-                inputs[row, : len(pair["inputs"])] = pair["inputs"]
-                targets[row, : len(pair["targets"])] = pair["targets"]
-                target_lengths[row] = len(pair["targets"])
+            for row, pairs in zip(rows, task.examples.read(numbers), strict=True):
+                for feature in tokens:
+                    start = 0
+                    for segment, pair in enumerate(pairs, start=1):
+                        end = start + len(pair[feature])
+                        tokens[feature][row, start:end] = pair[feature]
+                        segments[feature][row, start:end] = segment
+                        start = end
         else:
-            texts = task.examples.read(examples)
-            keys = make_keys(task.noise_seed, epochs, examples)
+            texts = task.examples.read(numbers)
+            keys = make_keys(task.noise_seed, epochs, numbers)
             lengths = np.array([len(text) for text in texts])
             for length in np.unique(lengths):  # one, or two where the last chunk of an epoch is among them
                 alike = np.flatnonzero(lengths == length)
                 corrupted = span_corruption.corrupt(
                     np.stack([texts[i] for i in alike]), keys[alike], sentinel_ids, EOS_ID
                 )
-                for ids, padded in zip(corrupted, (inputs, targets), strict=True):
-                    padded[rows[alike], : ids.shape[1]] = ids
-                target_lengths[rows[alike]] = corrupted[1].shape[1]
-    return {
-        "encoder_input_tokens": inputs,
-        "decoder_input_tokens": shift_right(targets),
-        "decoder_target_tokens": targets,
-        "decoder_loss_weights": (np.arange(targets.shape[1]) < target_lengths[:, None]).astype(
-            DTYPES["decoder_loss_weights"]
-        ),
+                for feature, ids in zip(tokens, corrupted, strict=True):
+                    tokens[feature][rows[alike], : ids.shape[1]] = ids
+                    segments[feature][rows[alike], : ids.shape[1]] = 1
+    batch = {
+        "encoder_input_tokens": tokens["inputs"],
+        "decoder_input_tokens": shift_right(tokens["targets"], segments["targets"] if pack else None),
+        "decoder_target_tokens": tokens["targets"],
+        "decoder_loss_weights": (segments["targets"] > 0).astype(np.float32),
     }
+    if pack:
+        batch |= {
+            "encoder_segment_ids": segments["inputs"],
+            "decoder_segment_ids": segments["targets"],
+            "encoder_positions": positions(segments["inputs"]),
+            "decoder_positions": positions(segments["targets"]),
+        }
+    return batch
 
 
 def _seed(seed: int, store: TokenStore, purpose: str) -> int:

@@ -2,8 +2,8 @@
 other.
 
 `MODEL_DIR/skipped_steps.jsonl` holds an object a skipped step: `step` (as in `metrics.jsonl`), `loss`, `gradient_norm`
-(null where not finite) and `examples`: where each row of its batch comes from, as record numbers of the token stores.
-Never text: a person who may read the data looks them up there.
+(null where not finite) and `examples`: where each example of its batch comes from, as record numbers of the token
+stores. Never text: a person who may read the data looks them up there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FILE_NAME = "skipped_steps.jsonl"
 NAMED_EXAMPLES = 4
 
 Examples = Sequence[dict[str, Any]]
-"""A row of the batch each: {"task", "split", "epoch", "records": [first, last]}."""
+"""Of a batch, row by row: {"row", "task", "split", "epoch", "records": [first, last]}; packed rows hold several."""
 
 
 class SkippedLog:

@@ -59,8 +59,9 @@ def predict(
     inputs: int,
     targets: int,
     num_microbatches: int = 1,
+    packed: bool = False,
 ) -> StepMemory:
-    """Returns the memory of a step of `batch_size` examples, from `steps.state_shardings`' two results.
+    """Returns the memory of a step of `batch_size` rows, from `steps.state_shardings`' two results.
 
     The shardings may be of an abstract mesh.
     """
@@ -72,10 +73,10 @@ def predict(
         mlp_dim=config.mlp_dim // model,
         vocab_size=config.vocab_size // model,
     )
-    lengths = (rows, inputs, targets)
+    shape = (rows, inputs, targets, packed)
     parameters = shard_bytes(shapes.params, shardings.params)
     summed = parameters if num_microbatches > 1 else 0
-    layer = max(_layer_bytes(share, stack, *lengths) for stack in ("encoder", "decoder"))
+    layer = max(_layer_bytes(share, stack, *shape) for stack in ("encoder", "decoder"))
     if config.remat_policy != "none":
         layer += layer // 4
     matrix = 4 * share.vocab_size * share.emb_dim  # of the vocabulary's two
@@ -84,7 +85,7 @@ def predict(
     return StepMemory(
         parameters=parameters,
         optimizer_state=shard_bytes(shapes.opt_state, shardings.opt_state),
-        saved=saved_bytes(share, *lengths),
+        saved=saved_bytes(share, *shape),
         loss=summed + matrix + chunk + whole * matrix,
         layers=summed + parameters + layer + whole * 2 * _layer_parameter_bytes(share),
         embedding=summed + parameters + whole * matrix,
@@ -98,11 +99,12 @@ def shard_bytes(shapes: Any, shardings: Any) -> int:
 
 
 @cache
-def saved_bytes(config: mt5.MT5Config, rows: int, inputs: int, targets: int) -> int:
+def saved_bytes(config: mt5.MT5Config, rows: int, inputs: int, targets: int, packed: bool = False) -> int:
     """Returns the bytes that the backward pass of the model keeps, parameters and batch not counted."""
     params = jax.eval_shape(lambda: nn.unbox(mt5.init_params(config, jax.random.key(0))))
     batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in batch_shapes(rows, inputs, targets).items()
+        name: jax.ShapeDtypeStruct(shape, dtype)
+        for name, (shape, dtype) in batch_shapes(rows, inputs, targets, packed).items()
     }
 
     def backward(params, batch):
@@ -116,7 +118,7 @@ def saved_bytes(config: mt5.MT5Config, rows: int, inputs: int, targets: int) -> 
     return sum(_bytes(x.shape, x.dtype) for x in kept.values())
 
 
-def _layer_bytes(config: mt5.MT5Config, stack: str, *lengths: int) -> int:
+def _layer_bytes(config: mt5.MT5Config, stack: str, *shape: int) -> int:
     """What one more layer of a stack would save without remat."""
     plain = dataclasses.replace(
         config, remat_policy="none", scan_layers=True, num_encoder_layers=1, num_decoder_layers=1
@@ -125,7 +127,7 @@ def _layer_bytes(config: mt5.MT5Config, stack: str, *lengths: int) -> int:
         deeper = dataclasses.replace(plain, num_encoder_layers=2)
     else:
         deeper = dataclasses.replace(plain, num_decoder_layers=2)
-    return saved_bytes(deeper, *lengths) - saved_bytes(plain, *lengths)
+    return saved_bytes(deeper, *shape) - saved_bytes(plain, *shape)
 
 
 def _layer_parameter_bytes(share: mt5.MT5Config) -> int:

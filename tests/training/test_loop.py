@@ -11,8 +11,9 @@ import pytest
 from medmt5 import config, train
 from medmt5.errors import InputError
 from medmt5.plan import make_plan
+from medmt5.tokens import loader
 from medmt5.tokens.mixture import Mixture
-from medmt5.tokens.store import StoreWriter
+from medmt5.tokens.store import StoreWriter, TokenStore
 from medmt5.training import goodput, held_out, skipped_log
 from medmt5.training.losses import Loss
 from medmt5.training.metrics_log import TIMES, MetricsLog, read_metrics
@@ -190,6 +191,38 @@ def test_a_dry_run_compiles_and_tells_and_writes_nothing(experiment, folder):
     for part in ("parameters", "GiB a device", "FLOP", "1.75 epochs", "notes.es 1.75", "fresh weights", "checkpoints"):
         assert part in plan, plan
     assert "0 to 14" in plan
+
+
+def test_a_packed_run_counts_examples_and_tokens_names_what_it_skips_and_resumes(experiment, folder, monkeypatch):
+    macros = {"PACK": True, "TASK_FEATURE_LENGTHS": "{'inputs': 24, 'targets': 12}", "EVAL_PERIOD": 20}
+    arguments = {
+        "feature_lengths": {"inputs": 24, "targets": 12}, "batch_size": 4, "seed": 0, "pack": True,
+    }  # fmt: skip
+    stores = {task: TokenStore(folder / "tokens" / task / "train") for task in TASKS}
+    rated = [(stores[TASKS[0]], 20.0), (stores[TASKS[1]], 12.0)]
+    whole = experiment("packed", TRAIN_STEPS=8, **macros)
+    train.train(whole)
+    lines = lines_of(train.Path(whole.model_dir))
+    for step, line in enumerate(lines):
+        examples = loader.example_ids(rated, step, **arguments)
+        lengths = np.array([stores[e["task"]].lengths[e["records"][0]] for e in examples])
+        assert len(lengths) > 4
+        assert [line["input_tokens"], line["target_tokens"]] == lengths.sum(axis=0).tolist()
+    # Whole runs draw as many examples as their epochs say, give or take a few rows.
+    drawn = sum(len(loader.example_ids(rated, step, **arguments)) for step in range(8))
+    assert lines[-1]["epochs"] == pytest.approx(drawn / 32, abs=0.3)
+    assert "4 packed rows of 24 + 12 tokens" in make_plan(whole)
+    assert f"{lines[-1]['epochs']:.3g} epochs" in make_plan(whole)
+
+    poison(monkeypatch, {2})
+    train.train(experiment("packed_bad", TRAIN_STEPS=4, **macros))
+    [skipped] = read_metrics(folder / "packed_bad" / skipped_log.FILE_NAME)
+    assert skipped["examples"] == loader.example_ids(rated, 2, **arguments)
+    monkeypatch.undo()
+
+    for steps in (5, 8):
+        train.train(experiment("packed_resumed", TRAIN_STEPS=steps, **macros))
+    assert without_times(lines_of(folder / "packed_resumed")) == without_times(lines)
 
 
 def test_a_dry_run_knows_where_a_run_would_go_on(experiment, whole):
