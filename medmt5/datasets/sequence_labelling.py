@@ -25,13 +25,19 @@ from medmt5.annotation.example import LabelledExample
 from medmt5.annotation.formats.brat import read_brat
 from medmt5.annotation.formats.conll import read_conll
 from medmt5.annotation.formats.pubtator import read_pubtator
+from medmt5.annotation.formats.xmi import read_xmi
 from medmt5.annotation.repairs import Repairs
 from medmt5.annotation.spans import Span
 from medmt5.datasets.declarations import LabelledDataset
 from medmt5.errors import InputError
 
 DATA_DIR = "MEDMT5_DATA_DIR"
-READERS = {"brat": read_brat, "conll": read_conll, "pubtator": read_pubtator}
+READERS = {
+    "brat": read_brat,
+    "conll": read_conll,
+    "pubtator": read_pubtator,
+    "xmi": read_xmi,
+}
 
 
 @dataclasses.dataclass(eq=False)
