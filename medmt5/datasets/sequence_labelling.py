@@ -22,16 +22,26 @@ from absl import logging
 from rich.console import Console
 
 from medmt5.annotation.example import LabelledExample
+from medmt5.annotation.formats.bioc import read_bioc
 from medmt5.annotation.formats.brat import read_brat
 from medmt5.annotation.formats.conll import read_conll
+from medmt5.annotation.formats.inline_tags import read_inline_tags
 from medmt5.annotation.formats.pubtator import read_pubtator
+from medmt5.annotation.formats.xmi import read_xmi
 from medmt5.annotation.repairs import Repairs
 from medmt5.annotation.spans import Span
 from medmt5.datasets.declarations import LabelledDataset
 from medmt5.errors import InputError
 
 DATA_DIR = "MEDMT5_DATA_DIR"
-READERS = {"brat": read_brat, "conll": read_conll, "pubtator": read_pubtator}
+READERS = {
+    "bioc": read_bioc,
+    "brat": read_brat,
+    "conll": read_conll,
+    "inline_tags": read_inline_tags,
+    "pubtator": read_pubtator,
+    "xmi": read_xmi,
+}
 
 
 @dataclasses.dataclass(eq=False)

@@ -84,7 +84,7 @@ def test_repairs_are_printed_once_and_kept_with_the_data(raw, tmp_path, capsys):
     assert capsys.readouterr().err == ""
     [metadata] = (tmp_path / "tfds").rglob("metadata.json")
     repairs = json.loads(metadata.read_text(encoding="utf-8"))["repairs"]
-    assert repairs["invalid UTF-8 replaced"]["count"] == 1
+    assert repairs["invalid UTF-8 read as CP1252"]["count"] == 1
 
 
 def test_a_missing_file_an_unset_folder_and_a_bad_line_are_input_errors(raw, monkeypatch):

@@ -28,12 +28,14 @@ def read_conll(
     """Yields the sentences of a file as examples `<stem>-1`, `<stem>-2`, …
 
     Args:
+      path: a file, or one inside an archive.
       label_map: label of the file -> ours, None to leave its spans out; without a map the file must use our labels.
-      repairs: counts what was repaired.
+      repairs: counts what was repaired or dropped: spans that begin with I-, tags without words, lines of several
+        words, broken encoding.
 
     Raises:
-      InputError: a line without a tag, with something else than a tag in its last column, or with a label that is not
-        in the map.
+      InputError: a line without a tag, with something else than a tag in its last column or with more or fewer columns
+        than the first, for what is missing there cannot be known; a label that is not in the map.
     """
     path, repairs = Path(path), repairs if repairs is not None else Repairs()
     for number, rows in enumerate(_sentences(path, repairs), start=1):
@@ -53,7 +55,8 @@ def _sentences(path: Path, repairs: Repairs) -> Iterator[list[Row]]:
             rows = []
             continue
         *others, tag = fields
-        if not any(others) and tag != "O" and TAG.fullmatch(tag):
+        # Alone on its line, O may be a word as well; after an empty column it is a tag.
+        if not any(others) and (others or tag != "O") and TAG.fullmatch(tag):
             repairs.add("tag without a word dropped", path, line)
             continue
         if not others:
@@ -73,9 +76,8 @@ def _sentences(path: Path, repairs: Repairs) -> Iterator[list[Row]]:
         else:
             raise InputError(f"{where}: every line must have {columns} columns as the first one, not {len(fields)}")
         if not words:
-            raise InputError(
-                f"{where}: a line must hold a word before the tag {tag}; write the word or remove the line"
-            )
+            repairs.add("tag without a word dropped", path, line)
+            continue
         if len(words) > 1:
             repairs.add("line of several words divided", path, line)
         rows.append((line, words, tag))
