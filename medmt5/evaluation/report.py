@@ -96,7 +96,6 @@ def write_report(output: Path, runs: Sequence[tuple[str, Path]], title: str) -> 
         charts=_charts(loaded),
         rows=rows,
         comparable=all(len(row.gold) == 1 for row in rows["languages"]),
-        detailed=[run for run in scored if run.scores and "ways" in run.scores.get("all", {})],
         ways=WAYS,
         kinds=KINDS,
         first=firsts[0] if firsts else None,

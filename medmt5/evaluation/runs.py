@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from medmt5.errors import InputError
 from medmt5.evaluation import results, tables
 from medmt5.evaluation.curves import DASHES, NUM_COLORS
 from medmt5.evaluation.resampling import Difference, compare_f1, mean_and_deviation
@@ -64,7 +65,10 @@ class Run:
     @cached_property
     def scores(self) -> dict[str, Any] | None:
         folder = results.find_evaluation(self.path)
-        return results.read_scores(folder / "scores.json") if folder else None
+        scores = results.read_scores(folder / "scores.json") if folder else None
+        if scores and "all" not in scores:
+            raise InputError(f"{folder} is of an older version, without intervals; run medmt5 evaluate again")
+        return scores
 
     @property
     def total(self) -> tables.Row | None:
@@ -91,12 +95,10 @@ class Run:
     @cached_property
     def predictions(self) -> dict[tuple[str, str], Prediction]:
         """(task, sentence id) -> prediction of the evaluation that `scores` are of."""
-        folder = results.find_evaluation(self.path)
-        files = {
-            task: folder / f"{task}.{self.scores['split']}.jsonl"
-            for task in (self.scores or {}).get("tasks", {})
-            if self.scores and folder
-        }
+        folder, scores = results.find_evaluation(self.path), self.scores
+        if folder is None or scores is None:
+            return {}
+        files = {task: folder / f"{task}.{scores['split']}.jsonl" for task in scores["tasks"]}
         return {
             (task, prediction.id): prediction
             for task, file in files.items()
@@ -119,7 +121,8 @@ def compare_runs(first: Run, second: Run) -> list[RunDifference]:
     """Returns the differences a language and, behind them, of all; none unless both labelled the same sentences."""
     if not first.predictions or first.predictions.keys() != second.predictions.keys():
         return []
-    if any(first.predictions[key].gold != second.predictions[key].gold for key in first.predictions):
+    pairs = ((prediction, second.predictions[key]) for key, prediction in first.predictions.items())
+    if any((one.gold, one.document) != (other.gold, other.document) for one, other in pairs):
         return []
     keys_of: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for key, prediction in first.predictions.items():

@@ -25,7 +25,7 @@ class Row:
       label: a label, or "all".
       gold: numbers of gold spans; more than one if runs were scored on different sentences.
       f1: of each run in order; None where a run has no score, or F1 is undefined.
-      intervals: of each F1; None where there is none, as in files of older versions.
+      intervals: of each F1; None where there is none.
     """
 
     group: str
@@ -46,9 +46,7 @@ def f1_rows(results: Sequence[Mapping[str, Any]], by: str) -> list[Row]:
       by: "languages", "tasks" or "lengths": what makes a group. Behind the groups come rows of all of them together.
     """
     runs = [{name: Scores.from_json(scores) for name, scores in result.get(by, {}).items()} for result in results]
-    names = list(dict.fromkeys(name for groups in runs for name in groups))
-    if by != "lengths":
-        names.sort()
+    names = sorted({name for groups in runs for name in groups})
     for groups in runs:
         groups[ALL] = sum(groups.values(), Scores())
     rows = []

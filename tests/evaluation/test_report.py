@@ -6,7 +6,7 @@ import pytest
 from medmt5.annotation.spans import Span
 from medmt5.errors import InputError
 from medmt5.evaluation.report import EXAMPLES_PER_LANGUAGE, write_report
-from medmt5.evaluation.results import Prediction, read_scores, write_predictions, write_scores
+from medmt5.evaluation.results import Prediction, write_predictions, write_scores
 from medmt5.evaluation.summary import summarize
 
 HOSTILE = """<script>alert("x")</script></details></pre>'"&amp;$x^2$"""
@@ -189,25 +189,16 @@ def test_runs_of_one_name_are_seeds_with_mean_and_deviation_and_no_test_between_
         write_report(tmp_path / "report.html", runs[:1] * 2, "x")
 
 
-def test_scores_of_an_older_version_are_shown_without_what_they_lack(make_run, tmp_path):
-    run = make_run("one", GOLD)
-    file = run / "evaluation/checkpoint_20/scores.json"
-    old = {key: value for key, value in read_scores(file).items() if key in ("step", "split", "languages", "tasks")}
-    for one in (*old["languages"].values(), *old["tasks"].values()):
-        del one["f1_interval"], one["ways"], one["errors"], one["parsed_text"]
-        for label in one["labels"].values():
-            del label["f1_interval"]
-    write_scores(file, old)
-    text = Page(write_report(tmp_path / "report.html", [("one", run)], "x")).text
-    assert "1.000" in text
-    assert "one: scored by an older version" in text
+def test_scores_of_an_older_version_are_refused(make_run, tmp_path):
+    run = make_run("one")
+    write_scores(run / "evaluation/checkpoint_20/scores.json", {"step": 20, "split": "test", "languages": {}})
+    with pytest.raises(InputError, match=r"checkpoint_20 is of an older version.*run medmt5 evaluate"):
+        write_report(tmp_path / "report.html", [("one", run)], "x")
 
 
 def test_a_checkpoint_shows_its_own_evaluation_and_the_metrics_up_to_it(make_run, tmp_path):
     run = make_run("one")
-    write_scores(
-        run / "evaluation/checkpoint_10/scores.json", {"step": 10, "split": "dev", "languages": {}, "tasks": {}}
-    )
+    write_scores(run / "evaluation/checkpoint_10/scores.json", {"step": 10, "split": "dev"} | summarize({}))
     page = Page(write_report(tmp_path / "report.html", [("early", run / "checkpoint_10")], "x"))
     assert "dev, step 10" in page.text
     assert "9.500" in page.text
