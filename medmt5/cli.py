@@ -205,10 +205,19 @@ def _parser() -> argparse.ArgumentParser:
     report = add(
         "report",
         _report,
-        "Write one HTML file about one or more runs.",
-        "medmt5 report --run pretrained=demo/finetune --run scratch=demo/scratch --output report.html",
+        "Write one HTML file about one or more runs, and how those after the first differ from it.",
+        "medmt5 report --run pretrained=demo/finetune --run scratch=demo/scratch --output report.html\n"
+        "  medmt5 report --run large=runs/seed_0 --run large=runs/seed_1 --run large=runs/seed_2 --output seeds.html",
     )
-    report.add_argument("--run", dest="runs", action="append", type=_run, required=True, metavar="NAME=MODEL_DIR")
+    report.add_argument(
+        "--run",
+        dest="runs",
+        action="append",
+        type=_run,
+        required=True,
+        metavar="NAME=MODEL_DIR",
+        help="may be repeated; runs of one name are its seeds: mean and standard deviation are shown",
+    )
     report.add_argument("--output", type=Path, required=True, metavar="FILE")
     report.add_argument("--title", default="Medical mT5")
 
@@ -365,7 +374,7 @@ def _label(args, rest) -> None:
 def _report(args, rest) -> None:
     from medmt5.evaluation.report import write_report
 
-    print(write_report(args.output, dict(args.runs), args.title))
+    print(write_report(args.output, args.runs, args.title))
 
 
 def _demo(args, rest) -> int:

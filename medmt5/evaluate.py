@@ -15,8 +15,8 @@ from medmt5.annotation.example import LabelledExample
 from medmt5.decoding.search import Scoring
 from medmt5.errors import InputError
 from medmt5.evaluation.results import Prediction, write_predictions, write_scores
-from medmt5.evaluation.span_scores import Scores, score_spans
-from medmt5.evaluation.tables import f1_table
+from medmt5.evaluation.summary import summarize
+from medmt5.evaluation.tables import f1_table, ways_table
 from medmt5.labelling import Labeller
 from medmt5.progress import progress_bar
 from medmt5.tokenizer import Tokenizer
@@ -35,13 +35,13 @@ def evaluate(
     scoring: Scoring = "full",
     batch_size: int = 32,
 ) -> dict[str, Any]:
-    """Scores `checkpoint` on `split` of every task of `mixture`; returns what it writes to
+    """Scores `checkpoint` on `split` of every task of `mixture` that has it; returns what it writes to
     `evaluation/checkpoint_<step>/scores.json`.
 
     `max_sentences`: of each task, the first so many.
     """
+    stores, without = _open_stores(token_store, mixture, split)
     labeller = Labeller(checkpoint, beam_size=beam_size, scoring=scoring, batch_size=batch_size)
-    stores = [TokenStore(token_store / task / split) for task, _ in Mixture.read(token_store, mixture).tasks]
     for store in stores:
         if store.manifest["objective"] != "pairs":
             raise InputError(
@@ -49,8 +49,7 @@ def evaluate(
             )
         store.check_vocabulary(labeller.tokenizer)
     folder = labeller.checkpoint.parent / "evaluation" / labeller.checkpoint.name
-    by_task: dict[str, Scores] = {}
-    by_language: dict[str, Scores] = {}
+    tasks: dict[str, tuple[list[Prediction], tuple[str, ...]]] = {}
     with progress_bar("label", sum(min(len(s), max_sentences or len(s)) for s in stores)) as advance:
         for store in stores:
             task = store.manifest["task"]
@@ -58,22 +57,20 @@ def evaluate(
             labels = _prompt(store, labeller.tokenizer)
             predictions = _predict(labeller, examples, labels, batch_size, advance)
             write_predictions(folder / f"{task}.{split}.jsonl", predictions)
-            by_task[task] = _score(predictions)
-            for lang in {p.lang for p in predictions}:
-                scores = _score([p for p in predictions if p.lang == lang])
-                by_language[lang] = by_language[lang] + scores if lang in by_language else scores
+            tasks[task] = predictions, labels
     results = {
         "checkpoint": str(labeller.checkpoint),
         "step": labeller.step,
         "split": split,
         "decoding": {"beam": beam_size, "scoring": scoring},
-        "tasks": {task: scores.to_json() for task, scores in by_task.items()},
-        "languages": {lang: scores.to_json() for lang, scores in sorted(by_language.items())},
-    }
+    } | summarize(tasks)
     write_scores(folder / "scores.json", results)
-    Console(soft_wrap=True).print(
-        f1_table({labeller.checkpoint.parent.name: results}), f"written to {folder}", sep="\n"
-    )
+    console = Console(soft_wrap=True)
+    name = labeller.checkpoint.parent.name
+    console.print(f1_table({name: results}), ways_table(results), sep="\n")
+    if without:
+        console.print(f"without a {split} split, so not scored: {', '.join(without)}")
+    console.print(f"written to {folder}")
     return results
 
 
@@ -87,14 +84,32 @@ def _predict(
         for example, labelled in zip(some, labeller.label([e.words for e in some], labels), strict=True):
             gold = tuple(example.word_spans)
             predictions.append(
-                Prediction(example.id, example.lang, tuple(example.words), gold, labelled.spans, labelled.score)
+                Prediction(
+                    example.id,
+                    example.lang,
+                    tuple(example.words),
+                    gold,
+                    labelled.spans,
+                    labelled.score,
+                    example.document,
+                )
             )
         advance(len(some))
     return predictions
 
 
-def _score(predictions: list[Prediction]) -> Scores:
-    return score_spans([list(p.gold) for p in predictions], [list(p.predicted) for p in predictions])
+def _open_stores(token_store: Path, mixture: str, split: str) -> tuple[list[TokenStore], list[str]]:
+    """Returns the stores of the split, and the tasks of the mixture that have other splits only."""
+    stores, without = [], []
+    for task, _ in Mixture.read(token_store, mixture).tasks:
+        others = sorted(path.parent.name for path in (token_store / task).glob("*/manifest.json"))
+        if others and split not in others:
+            without.append(task)
+        else:
+            stores.append(TokenStore(token_store / task / split))
+    if not stores:
+        raise InputError(f"no task of {mixture} has a split {split!r} in {token_store}; name another one with --split")
+    return stores, without
 
 
 def _prompt(store: TokenStore, tokenizer: Tokenizer) -> tuple[str, ...]:

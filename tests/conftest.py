@@ -11,9 +11,14 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="medmt5-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
+import hypothesis
 import pytest
 
 from medmt5.tokenizer import Tokenizer, train_vocabulary
+
+# The machine may be busy: a test never asserts a time.
+hypothesis.settings.register_profile("medmt5", deadline=None)
+hypothesis.settings.load_profile("medmt5")
 
 SYLLABLES = (
     "car",

@@ -1,4 +1,4 @@
-"""One HTML file about one or more runs: losses, F1 by language and label, examples with their errors, configuration.
+"""One HTML file about one or more runs: losses, F1 with intervals, kinds of errors, differences, seeds, examples.
 
 The file stands alone: no network, no script; everything that comes from data is escaped by the template. It holds
 sentences of the test set, so it is as confidential as they are. What a run does not have yet is said, not left out.
@@ -6,15 +6,11 @@ sentences of the test set, so it is as confidential as they are. What a run does
 
 from __future__ import annotations
 
-import math
 import random
-import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
@@ -22,11 +18,13 @@ from markupsafe import Markup
 from medmt5.annotation.labels import LABELS
 from medmt5.annotation.spans import Span
 from medmt5.errors import InputError
-from medmt5.evaluation import results, tables
-from medmt5.evaluation.comparison import Finding, Kind, compare_spans
-from medmt5.evaluation.curves import DASHES, NUM_COLORS, draw_losses
+from medmt5.evaluation import tables
+from medmt5.evaluation.comparison import KINDS, Case, Kind, compare_spans
+from medmt5.evaluation.curves import draw_losses
 from medmt5.evaluation.marked_text import HUES
-from medmt5.evaluation.results import CHECKPOINT, Prediction
+from medmt5.evaluation.partial_scores import WAYS
+from medmt5.evaluation.results import Prediction
+from medmt5.evaluation.runs import Run, compare_runs, seeds_rows
 
 EXAMPLES_PER_LANGUAGE = 6
 CORRECT_PER_LANGUAGE = 2
@@ -34,82 +32,26 @@ CORRECT_PER_LANGUAGE = 2
 LONGEST_EXAMPLE = 60
 """Words; longer sentences are shown only where a language has no others."""
 SEED = 0
-SIGNS: dict[Kind, str] = {"correct": "✓", "missed": "○", "spurious": "+", "wrong label": "≠", "wrong boundary": "↔"}
-# gin puts a long value on the next line, behind a backslash.
-MIXTURE = re.compile(r"""^MIXTURE_OR_TASK_NAME = (?:\\\s+)?(['"])(.+)\1""", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a MODEL_DIR tells. `path` is the MODEL_DIR, or one checkpoint in it whose evaluation is wanted."""
-
-    number: int
-    name: str
-    path: Path
-
-    @property
-    def model_dir(self) -> Path:
-        return self.path.parent if CHECKPOINT.fullmatch(self.path.name) else self.path
-
-    @cached_property
-    def metrics(self) -> list[dict[str, float]]:
-        checkpoint = CHECKPOINT.fullmatch(self.path.name)
-        last_step = int(checkpoint[1]) if checkpoint else math.inf
-        return [line for line in results.read_metrics(self.model_dir) if line["step"] <= last_step]
-
-    @cached_property
-    def config(self) -> str | None:
-        file = self.model_dir / "config.gin"
-        return file.read_text(encoding="utf-8") if file.is_file() else None
-
-    @property
-    def mixture(self) -> str | None:
-        match = MIXTURE.search(self.config or "")
-        return match[2] if match else None
-
-    @cached_property
-    def scores(self) -> dict[str, Any] | None:
-        folder = results.find_evaluation(self.path)
-        return results.read_scores(folder / "scores.json") if folder else None
-
-    @property
-    def f1(self) -> float | None:
-        rows = tables.f1_rows([self.scores], "languages") if self.scores else []
-        return next((row.f1[0] for row in reversed(rows) if row.label == tables.ALL or len(rows) == 1), None)
-
-    @property
-    def last_loss(self) -> float | None:
-        return next((line["loss"] for line in reversed(self.metrics) if "loss" in line), None)
-
-    @property
-    def last_step(self) -> int | None:
-        return int(self.metrics[-1]["step"]) if self.metrics else None
-
-    @property
-    def dash(self) -> str:
-        return DASHES[self.number % len(DASHES)]
-
-    @property
-    def color(self) -> int:
-        return self.number % NUM_COLORS
-
-    def predictions(self) -> dict[tuple[str, str], Prediction]:
-        """Returns (task, sentence id) -> prediction of the evaluation."""
-        folder = results.find_evaluation(self.path)
-        return {
-            (file.name.split(".jsonl")[0], prediction.id): prediction
-            for file in sorted(folder.glob("*.jsonl") if folder else [])
-            for prediction in results.read_predictions(file)
-        }
+SIGNS: dict[Kind, str] = {
+    "correct": "✓",
+    "wrong label": "≠",
+    "wrong boundary": "↔",
+    "split": "÷",
+    "merged": "∪",
+    "tangled": "≈",
+    "missed": "○",
+    "spurious": "+",
+}
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of words of an example; `finding` is None outside spans."""
+    """A stretch of words of an example; outside spans it has no label. `note` says what is wrong with the span."""
 
     text: str
-    finding: Finding | None = None
-    gold_text: str = ""
+    label: str = ""
+    kind: Kind = "correct"
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,13 +64,14 @@ class Example:
     runs: list[tuple[Run, list[Part], bool]]
 
 
-def write_report(output: Path, runs: Mapping[str, Path], title: str) -> Path:
+def write_report(output: Path, runs: Sequence[tuple[str, Path]], title: str) -> Path:
     """Writes the report and returns its path.
 
     Args:
-      runs: name -> MODEL_DIR, whose newest evaluation is shown, or MODEL_DIR/checkpoint_<step> for that one's.
+      runs: name and MODEL_DIR, whose newest evaluation is shown, or MODEL_DIR/checkpoint_<step> for that one's. Runs of
+        the same name are seeds of one model. Models after the first are compared with it, by their first seeds.
     """
-    loaded = [Run(number, name, Path(path)) for number, (name, path) in enumerate(runs.items())]
+    loaded = _load_runs(runs)
     for run in loaded:
         if not run.model_dir.is_dir():
             raise InputError(
@@ -138,7 +81,14 @@ def write_report(output: Path, runs: Mapping[str, Path], title: str) -> Path:
     environment = Environment(
         loader=PackageLoader("medmt5.evaluation", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    rows = {by: tables.f1_rows([run.scores for run in scored if run.scores], by) for by in ("languages", "tasks")}
+    rows = {
+        by: tables.f1_rows([run.scores for run in scored if run.scores], by) for by in ("languages", "tasks", "lengths")
+    }
+    models: defaultdict[str, list[Run]] = defaultdict(list)
+    for run in scored:
+        models[run.model].append(run)
+    firsts = [members[0] for members in models.values()]
+    seeds = {model: members for model, members in models.items() if len(members) > 1}
     page = environment.get_template("report.html.j2").render(
         title=title,
         runs=loaded,
@@ -146,6 +96,12 @@ def write_report(output: Path, runs: Mapping[str, Path], title: str) -> Path:
         charts=_charts(loaded),
         rows=rows,
         comparable=all(len(row.gold) == 1 for row in rows["languages"]),
+        ways=WAYS,
+        kinds=KINDS,
+        first=firsts[0] if firsts else None,
+        differences=[(other, compare_runs(firsts[0], other)) for other in firsts[1:]],
+        seeds=seeds,
+        seeds_rows=seeds_rows(list(seeds.values())),
         examples=_choose_examples(scored),
         signs=SIGNS,
         hues={label: HUES[i % len(HUES)] for i, label in enumerate(LABELS)},
@@ -158,6 +114,18 @@ def write_report(output: Path, runs: Mapping[str, Path], title: str) -> Path:
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(output)
     return output
+
+
+def _load_runs(runs: Sequence[tuple[str, Path]]) -> list[Run]:
+    times = Counter(name for name, _ in runs)
+    seen: Counter[str] = Counter()
+    loaded = []
+    for number, (name, path) in enumerate(runs):
+        seen[name] += 1
+        loaded.append(Run(number, f"{name} {seen[name]}" if times[name] > 1 else name, Path(path), name))
+        if (name, path) in runs[:number]:
+            raise InputError(f"run {name!r} is given twice with {path}; runs of one name are its seeds, name each once")
+    return loaded
 
 
 def _charts(runs: Sequence[Run]) -> list[tuple[str | None, list[Run], Markup]]:
@@ -178,7 +146,7 @@ def _charts(runs: Sequence[Run]) -> list[tuple[str | None, list[Run], Markup]]:
 
 def _choose_examples(runs: Sequence[Run]) -> dict[str, list[Example]]:
     """Returns language -> examples, equally many a language, those with errors first; the same ones at each call."""
-    predictions = [run.predictions() for run in runs]
+    predictions = [run.predictions for run in runs]
     shared = set.intersection(*map(set, predictions)) if predictions else set()
     by_language: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for key in sorted(shared):
@@ -203,27 +171,44 @@ def _choose_examples(runs: Sequence[Run]) -> dict[str, list[Example]]:
 
 def _example(task: str, id: str, predictions: Sequence[tuple[Run, Prediction]]) -> Example:
     _, first = predictions[0]
-    gold = [Finding(span, "correct", span) for span in first.gold]
     shown = [(run, compare_spans(prediction.gold, prediction.predicted)) for run, prediction in predictions]
     return Example(
         task,
         id,
-        _parts(first.words, sorted(gold)),
-        [(run, _parts(first.words, found), all(f.kind == "correct" for f in found)) for run, found in shown],
+        _parts(first.words, compare_spans(first.gold, first.gold)),
+        [(run, _parts(first.words, cases), all(c.kind == "correct" for c in cases)) for run, cases in shown],
     )
 
 
-def _parts(words: Sequence[str], findings: Sequence[Finding]) -> list[Part]:
+def _parts(words: Sequence[str], cases: Sequence[Case]) -> list[Part]:
     def text(start: int, end: int) -> str:
         return " ".join(words[start:end])
 
     parts = []
     position = 0
-    for finding in findings:
-        span: Span = finding.span
-        parts.append(Part(text(position, span.start)))
-        gold = finding.gold
-        parts.append(Part(text(span.start, span.end), finding, text(gold.start, gold.end) if gold else ""))
-        position = span.end
+    for case in cases:
+        for span in case.predicted or case.gold:
+            parts.append(Part(text(position, span.start)))
+            parts.append(Part(text(span.start, span.end), span.label, case.kind, _note(span, case, text)))
+            position = span.end
     parts.append(Part(text(position, len(words))))
     return [part for part in parts if part.text]
+
+
+def _note(span: Span, case: Case, text: Callable[[int, int], str]) -> str:
+    """Returns what stands behind the label of a predicted (or missed) span."""
+    gold = " and ".join(
+        f"“{text(other.start, other.end)}”{f' ({other.label})' if other.label != span.label else ''}"
+        for other in case.gold
+    )
+    notes: dict[Kind, str] = {
+        "correct": "",
+        "wrong label": f", is {case.gold[0].label}" if case.gold else "",
+        "wrong boundary": f", is {gold}",
+        "split": f", part of {gold}",
+        "merged": f", is {gold}",
+        "tangled": f", mixes {gold}",
+        "missed": ", missed",
+        "spurious": ", not annotated",
+    }
+    return notes[case.kind]

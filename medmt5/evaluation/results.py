@@ -20,7 +20,10 @@ CHECKPOINT = re.compile(r"checkpoint_(\d+)")
 
 @dataclass(frozen=True)
 class Prediction:
-    """A sentence with its gold and predicted word spans; `score` is the search's score of the prediction."""
+    """A sentence with its gold and predicted word spans.
+
+    `score` is the search's score of the prediction, `document` the id of the document that the sentence stands in.
+    """
 
     id: str
     lang: str
@@ -28,6 +31,7 @@ class Prediction:
     gold: tuple[Span, ...]
     predicted: tuple[Span, ...]
     score: float
+    document: str
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
@@ -36,18 +40,22 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Returns what `write_predictions` wrote."""
-    return [
-        Prediction(
-            line["id"],
-            line["lang"],
-            tuple(line["words"]),
-            tuple(Span(*span) for span in line["gold"]),
-            tuple(Span(*span) for span in line["predicted"]),
-            line["score"],
-        )
-        for line in _read_lines(path)
-    ]
+    """Returns what `write_predictions` wrote; InputError for a file of an older version, without documents."""
+    try:
+        return [
+            Prediction(
+                line["id"],
+                line["lang"],
+                tuple(line["words"]),
+                tuple(Span(*span) for span in line["gold"]),
+                tuple(Span(*span) for span in line["predicted"]),
+                line["score"],
+                line["document"],
+            )
+            for line in _read_lines(path)
+        ]
+    except KeyError as error:
+        raise InputError(f"{path}: a sentence without the field {error}; run medmt5 evaluate again") from None
 
 
 def write_scores(path: Path, results: Mapping[str, Any]) -> None:

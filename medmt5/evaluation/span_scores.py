@@ -17,11 +17,13 @@ from medmt5.annotation.spans import Span
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of spans: in the gold standard, predicted, and predicted exactly as in the gold standard."""
+    """Numbers of spans: in the gold standard, predicted, and correct (exactly as in the gold standard, if nothing else
+    is said; `partial_scores` counts halves too).
+    """
 
     gold: int = 0
     predicted: int = 0
-    correct: int = 0
+    correct: float = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(self.gold + other.gold, self.predicted + other.predicted, self.correct + other.correct)
@@ -99,5 +101,5 @@ def score_spans(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Spa
     return Scores(len(gold), dict(sorted(counts.items())))
 
 
-def _ratio(part: int, whole: int) -> float | None:
+def _ratio(part: float, whole: int) -> float | None:
     return part / whole if whole else None

@@ -14,7 +14,7 @@ from medmt5.evaluation.results import (
     write_scores,
 )
 
-PREDICTION = Prediction("1", "es", ("ni\u00f1o", "\u2028"), (Span(0, 1, "Drug"),), (), -0.5)
+PREDICTION = Prediction("1", "es", ("ni\u00f1o", "\u2028"), (Span(0, 1, "Drug"),), (), -0.5, "note 7")
 
 
 def test_predictions_come_back_and_have_the_fields_of_the_contract(tmp_path):
@@ -28,6 +28,7 @@ def test_predictions_come_back_and_have_the_fields_of_the_contract(tmp_path):
         "gold": [[0, 1, "Drug"]],
         "predicted": [],
         "score": -0.5,
+        "document": "note 7",
     }
 
 
@@ -55,6 +56,14 @@ def test_damaged_files_are_named_with_their_line(tmp_path):
     (tmp_path / "scores.json").write_text("{\n!")
     with pytest.raises(InputError, match=r"scores.json:2: not JSON"):
         read_scores(tmp_path / "scores.json")
+
+
+def test_predictions_without_documents_are_refused_not_taken_for_documents_of_their_own(tmp_path):
+    path = tmp_path / "a.jsonl"
+    line = {"id": "1", "lang": "en", "words": [], "gold": [], "predicted": [], "score": 0.0}
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(InputError, match=r"without the field 'document'; run medmt5 evaluate again"):
+        read_predictions(path)
 
 
 def test_the_newest_evaluation_is_found_by_number_and_another_by_its_checkpoint(tmp_path):
