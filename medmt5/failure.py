@@ -87,7 +87,7 @@ class SharedFailure:
                 print_exception(error)
             if mine or not broken:
                 _say(message)
-            if not mine:
+            if not mine and first["message"] != message:
                 _say(_explain(first))
         finally:  # nobody may be reading
             self._leave(first["code"])

@@ -4,6 +4,7 @@ So does a run of two processes of which only one has the trouble: both end soon 
 """
 
 import importlib.util
+import os
 import random
 import resource
 import signal
@@ -15,6 +16,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from medmt5.checkpoints.ownership import owning
 
 _spec = importlib.util.spec_from_file_location(
     "soak", Path(__file__).resolve().parent.parent / "benchmarks" / "soak.py"
@@ -152,12 +155,11 @@ def story(tmp_path_factory):
         second.kill()
     story.killed = note()
 
-    with pair.training(6) as (first, second):
-        intruder = Pair(folder, "pair")
-        intruder.run.starts = 100  # for other names of logs
-        with intruder.started():
-            pass
-        story.intruder = SimpleNamespace(codes=intruder.codes, errors=intruder.errors, holder=first.pid)
+    with owning(pair.run.model_dir), pair.started():
+        pass
+    story.refused = note()
+
+    with pair.training(6) as (_, second):
         second.send_signal(signal.SIGTERM)
     story.stopped = note()
 
@@ -191,10 +193,11 @@ def test_a_killed_process_takes_the_other_with_it_soon(story):
 
 
 @pytest.mark.slow
-def test_a_second_run_in_the_same_folder_is_refused_as_a_whole(story):
-    assert story.intruder.codes == [2, 2]
-    assert f"is being trained in by process {story.intruder.holder} on " in story.intruder.errors[0]
-    assert "stopped with process 0, which failed: " in story.intruder.errors[1]
+def test_two_processes_are_refused_where_another_run_trains(story):
+    assert story.refused.codes == [2, 2]
+    first, second = (text.rpartition("medmt5 train: ")[2] for text in story.refused.errors)
+    assert f"is being trained in by process {os.getpid()} on " in first
+    assert second == f"stopped with process 0, which failed: {first}"
 
 
 @pytest.mark.slow
