@@ -148,7 +148,7 @@ def story(tmp_path_factory):
     assert alone.codes == [0, 0], alone.errors
 
     with pair.training(6) as (_, second):
-        resource.prlimit(second.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))  # its disk is full
+        resource.prlimit(second.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))  # its disk is full
     story.full_disk = note()
 
     with pair.training(6) as (_, second):
@@ -178,10 +178,10 @@ def story(tmp_path_factory):
 def test_a_save_that_fails_in_one_process_ends_both_and_the_last_checkpoint_stays(story):
     told = story.full_disk
     assert told.codes == [74, 74]
-    first, second = (text.rpartition("medmt5 train: ")[2] for text in told.errors)
-    assert "could not be saved in" in second
-    assert f"checkpoint_{told.checkpoints[-1]} is the last good one" in second
-    assert first == f"stopped with process 1, which failed: {second}"
+    reason = told.errors[0].rpartition("stopped with process 1, which failed: ")[2]
+    assert "could not be saved in" in reason
+    assert f"checkpoint_{told.checkpoints[-1]} is the last good one" in reason
+    assert f"medmt5 train: {reason}" in told.errors[1]
 
 
 @pytest.mark.slow
@@ -195,9 +195,9 @@ def test_a_killed_process_takes_the_other_with_it_soon(story):
 @pytest.mark.slow
 def test_two_processes_are_refused_where_another_run_trains(story):
     assert story.refused.codes == [2, 2]
-    first, second = (text.rpartition("medmt5 train: ")[2] for text in story.refused.errors)
-    assert f"is being trained in by process {os.getpid()} on " in first
-    assert second == f"stopped with process 0, which failed: {first}"
+    reason = story.refused.errors[1].rpartition("stopped with process 0, which failed: ")[2]
+    assert f"is being trained in by process {os.getpid()} on " in reason
+    assert f"medmt5 train: {reason}" in story.refused.errors[0]
 
 
 @pytest.mark.slow
