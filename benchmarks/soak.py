@@ -222,9 +222,12 @@ def compare(one: Path, other: Path, steps: int) -> list[str]:
 
 
 def _read_state(checkpoint: Path) -> dict[str, np.ndarray]:
+    """Returns path -> array, however many processes wrote it."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        tree = reader.restore(checkpoint / "state")
-    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+        tree = reader.metadata(checkpoint / "state").item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        tree = reader.restore(checkpoint / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _say(text: str) -> None:

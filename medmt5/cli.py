@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import sys
@@ -291,22 +290,33 @@ def _tokens(args, rest) -> None:
 
 
 def _train(args, rest) -> int:
-    from medmt5 import config, processes
+    from medmt5 import failure, processes
+
+    if not args.dry_run:
+        processes.connect(args.coordinator_address, args.process_count, args.process_index)
+    try:
+        return _train_connected(args, rest)
+    except BaseException as error:
+        code = failure.exit_code(error)
+        processes.end_together(error, code, _message(error), traceback=args.debug)
+        if code != failure.EXIT_NOT_SAVED or args.debug:
+            raise
+        print(f"medmt5 train: {_message(error)}", file=sys.stderr)
+        return code
+
+
+def _train_connected(args, rest) -> int:
+    from medmt5 import config, processes, train
+    from medmt5.training.preemption import Preempted
 
     bindings, others = config.parse_flags(rest)
     if others:
         raise InputError(f"unrecognized arguments: {' '.join(others)}; macros are set as --gin.NAME=VALUE")
     if args.dry_run:
         bindings.append("DRY_RUN = True")
-    if not args.dry_run:
-        processes.connect(args.coordinator_address, args.process_count, args.process_index)
-        if not processes.is_first():
-            logging.getLogger("medmt5").setLevel(logging.WARNING)
+    elif not processes.is_first():
+        logging.getLogger("medmt5").setLevel(logging.WARNING)
     built = config.build("train.Experiment", args.gin_file, bindings, args.gin_search_paths)
-    from medmt5 import train
-    from medmt5.checkpoints.manager import EXIT_NOT_SAVED, SaveError
-    from medmt5.training.preemption import Preempted
-
     if built.value.dry_run:
         from medmt5.plan import make_plan
 
@@ -318,12 +328,6 @@ def _train(args, rest) -> int:
     except Preempted as stop:
         print(f"medmt5 train: {stop}", file=sys.stderr)
         return stop.exit_code
-    except (SaveError, OSError) as error:
-        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-        if args.debug or (isinstance(error, OSError) and error.errno not in full):
-            raise
-        print(f"medmt5 train: {_message(error)}", file=sys.stderr)
-        return EXIT_NOT_SAVED
     return 0
 
 
@@ -397,7 +401,7 @@ def _run(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     if isinstance(error, InputError):
         return str(error)
     return (

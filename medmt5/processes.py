@@ -1,7 +1,8 @@
-"""Several processes that train one model together: how they find each other, and which of them writes.
+"""Several processes that train one model together: how they find each other, which of them writes, how they end.
 
 Every process runs the same program on its own devices; JAX's coordinator, in process 0, introduces them. Process 0
-alone writes metrics, configuration and progress; of a checkpoint each process writes its own shards.
+alone writes metrics, configuration and progress; of a checkpoint each process writes its own shards. One that fails
+ends them all (`failure`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ import importlib.util
 import os
 
 import jax
+from jax._src import distributed  # the coordinator's key-value store has no public name
 
 from medmt5.errors import InputError
+from medmt5.failure import SharedFailure
+
+_failure: SharedFailure | None = None
 
 
 def connect(
@@ -55,6 +60,15 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def end_together(error: BaseException, code: int, message: str, traceback: bool = False) -> None:
+    """Prints what happened and ends every process of this run with `code`; returns at once where there is only one.
+
+    See `SharedFailure.end`.
+    """
+    if _failure is not None:
+        _failure.end(error, code, message, traceback)
+
+
 def _in_cluster() -> bool:
     """A step of one process (a shell on a node, a container) is no cluster: JAX would hide all GPUs but one from it."""
     slurm = "SLURM_STEP_NODELIST" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
@@ -73,3 +87,7 @@ def _initialize(*arguments, **options) -> None:
         if not arguments and "coordinator_address should be defined" in str(error):
             return  # a TPU of one host
         raise InputError(f"the processes of this run could not be joined: {error}") from error
+    global _failure
+    state = distributed.global_state
+    if state.num_processes > 1:
+        _failure = SharedFailure(state.client, state.process_id, state.num_processes)

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "medmt5"
 DATA_STACK = {"tensorflow", "seqio", "tensorflow_datasets", "clu"}
 JAX_STACK = {"jax", "flax", "optax", "orbax"}
 TEXT = {"languages", "annotation", "tokenizer", "sample", "corpus", "evaluation"}
-CORE = {"model", "partitioning", "processes", "decoding", "checkpoints", "training"}
+CORE = {"model", "partitioning", "processes", "failure", "decoding", "checkpoints", "training"}
 SEQIO = {"datasets", "preprocessing", "tasks", "mixtures"}
 
 # unit -> (outside modules, our units) it must never import

@@ -1,12 +1,23 @@
-"""A run that is killed, stopped, starved of disk and disturbed ends as one that was left alone, bit for bit."""
+"""A run that is killed, stopped, starved of disk and disturbed ends as one that was left alone, bit for bit.
+
+So does a run of two processes of which only one has the trouble: both end soon and alike.
+"""
 
 import importlib.util
+import os
 import random
 import resource
 import signal
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from medmt5.checkpoints.ownership import owning
 
 _spec = importlib.util.spec_from_file_location(
     "soak", Path(__file__).resolve().parent.parent / "benchmarks" / "soak.py"
@@ -66,3 +77,145 @@ def test_one_changed_bit_makes_two_runs_differ(tmp_path):
     assert soak.compare(tmp_path / "a", tmp_path / "b", 1) == ["['x']"]
     (tmp_path / "b" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5000001}\n', encoding="utf-8")
     assert len(soak.compare(tmp_path / "a", tmp_path / "b", 1)) == 2
+
+
+PAIR_STEPS = 80
+SOON = 60  # seconds: far below the 100 of JAX's heartbeat and the 1200 of Orbax's barrier
+
+
+class Pair:
+    """Two processes, of 4 devices each, that train one run."""
+
+    def __init__(self, folder: Path, name: str):
+        # Adafactor factors the statistics of matrices this wide; what is saved is cut over both processes.
+        macros = {"NUM_MODEL_PARTITIONS": 2, "BATCH_SIZE": 16, "mt5.MT5Config.emb_dim": 128, "CHECKPOINTS_TO_KEEP": 3}
+        self.run = soak.Run(folder, name, PAIR_STEPS, EVAL_PERIOD=40, **macros)
+        self.run.command.insert(4, "--gin_file=gin/mesh/fsdp_tensor.gin")
+        self.run.environment |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+
+    @contextmanager
+    def started(self):
+        """Yields the two; leaving the block waits for both and sets `codes` and `errors` (standard error)."""
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            place = [f"--coordinator_address=localhost:{free.getsockname()[1]}", "--process_count=2"]
+        logs = [self.run.model_dir.with_suffix(f".{self.run.starts}.{index}.log") for index in range(2)]
+        self.run.starts += 1
+        processes = []
+        try:
+            for index, log in enumerate(logs):
+                command = [*self.run.command, *place, f"--process_index={index}"]
+                with log.open("w", encoding="utf-8") as stderr:
+                    processes.append(subprocess.Popen(command, cwd=soak.ROOT, env=self.run.environment, stderr=stderr))
+            yield processes
+            self.codes = [process.wait(timeout=900) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        self.errors = [log.read_text(encoding="utf-8") for log in logs]
+
+    @contextmanager
+    def training(self, steps):
+        """As `started`, when so many new steps are done; the two then have `SOON` to end."""
+        with self.started() as processes:
+            goal = self.run.step() + steps
+            while self.run.step() < goal:
+                assert all(process.poll() is None for process in processes)
+                time.sleep(0.002)
+            yield processes
+            for process in processes:
+                process.wait(timeout=SOON)
+
+    def checkpoints(self) -> list[int]:
+        return sorted(int(name.removeprefix("checkpoint_")) for name in self.run.finished())
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    """The run that one misfortune after the other befalls, what each left, and one that was left alone."""
+    folder = tmp_path_factory.mktemp("failure")
+    soak.make_token_store(folder)
+    alone, pair = Pair(folder, "alone"), Pair(folder, "pair")
+    story = SimpleNamespace(alone=alone, pair=pair)
+
+    def note() -> SimpleNamespace:
+        return SimpleNamespace(
+            codes=pair.codes, errors=pair.errors, checkpoints=pair.checkpoints(), step=pair.run.step()
+        )
+
+    with alone.started():
+        pass
+    assert alone.codes == [0, 0], alone.errors
+
+    with pair.training(6) as (_, second):
+        resource.prlimit(second.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))  # its disk is full
+    story.full_disk = note()
+
+    with pair.training(6) as (_, second):
+        second.kill()
+    story.killed = note()
+
+    with owning(pair.run.model_dir), pair.started():
+        pass
+    story.refused = note()
+
+    with pair.training(6) as (_, second):
+        second.send_signal(signal.SIGTERM)
+    story.stopped = note()
+
+    shards = pair.run.model_dir / f"checkpoint_{pair.checkpoints()[-1]}" / "state" / "ocdbt.process_1" / "d"
+    shard = max(shards.iterdir(), key=lambda file: file.stat().st_size)
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 16
+    shard.write_bytes(data)
+    with pair.started():
+        pass
+    story.damaged = note()
+    return story
+
+
+@pytest.mark.slow
+def test_a_save_that_fails_in_one_process_ends_both_and_the_last_checkpoint_stays(story):
+    told = story.full_disk
+    assert told.codes == [74, 74]
+    reason = told.errors[0].rpartition("stopped with process 1, which failed: ")[2]
+    assert "could not be saved in" in reason
+    assert f"checkpoint_{told.checkpoints[-1]} is the last good one" in reason
+    assert f"medmt5 train: {reason}" in told.errors[1]
+
+
+@pytest.mark.slow
+def test_a_killed_process_takes_the_other_with_it_soon(story):
+    assert story.killed.codes == [75, -signal.SIGKILL]
+    assert "another process is gone (killed? see its log)" in story.killed.errors[0]
+    assert "Traceback" not in story.killed.errors[0]
+    assert f"going on from step {story.full_disk.checkpoints[-1]}" in story.killed.errors[0]
+
+
+@pytest.mark.slow
+def test_two_processes_are_refused_where_another_run_trains(story):
+    assert story.refused.codes == [2, 2]
+    reason = story.refused.errors[1].rpartition("stopped with process 0, which failed: ")[2]
+    assert f"is being trained in by process {os.getpid()} on " in reason
+    assert f"medmt5 train: {reason}" in story.refused.errors[0]
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_saves_the_same_step_in_both(story):
+    told = story.stopped
+    assert told.codes == [143, 143]
+    for errors in told.errors:
+        assert f"stopped by SIGTERM; everything up to step {told.step} is saved" in errors
+    assert told.checkpoints[-1] == told.step
+
+
+@pytest.mark.slow
+def test_a_damaged_shard_of_one_process_makes_both_fall_back_and_the_end_is_that_of_a_run_left_alone(story):
+    told = story.damaged
+    assert told.codes == [0, 0], told.errors
+    newest, older = story.stopped.checkpoints[-1], story.stopped.checkpoints[-2]
+    for errors in told.errors:
+        assert f"checkpoint_{newest} cannot be used" in errors
+        assert f"going on from checkpoint_{older}" in errors
+    assert (story.pair.run.model_dir / f"checkpoint_{newest}.damaged").is_dir()
+    assert soak.compare(story.alone.run.model_dir, story.pair.run.model_dir, PAIR_STEPS) == []

@@ -7,8 +7,8 @@
 
 A restore that fails or does not match its digests is reported on standard error and the next older checkpoint is tried:
 a damaged file costs steps, never silently wrong weights. A save that fails in the background stops the run at the next
-step: what is trained after it could not be saved either. Of several processes, one that fails alone is heard of only
-when Orbax stops waiting for it, after 20 minutes.
+step: what is trained after it could not be saved either. Of several processes it stops the one whose save failed, and
+that one all others (`failure`); 20 minutes, after which Orbax fails a save, are left for storage that hangs.
 """
 
 from __future__ import annotations
@@ -33,14 +33,10 @@ from jax.experimental import multihost_utils
 
 from medmt5.checkpoints.digests import tree_digests
 from medmt5.errors import InputError
+from medmt5.failure import SaveError
 
 PREFIX = "checkpoint"
-EXIT_NOT_SAVED = 74  # EX_IOERR of sysexits.h
 logger = logging.getLogger(__name__)
-
-
-class SaveError(InputError):
-    """A checkpoint could not be written: a full disk, most often."""
 
 
 class CheckpointManager:
@@ -62,7 +58,10 @@ class CheckpointManager:
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
             lightweight_initialize=True,  # damage in a checkpoint's metadata is for `restore_newest` to find
+            async_options=ocp.options.AsyncOptions(barrier_sync_fn=self._meet),
         )
+        self._meet_others = ocp.multihost.get_barrier_sync_fn()
+        self._save_failed = False
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._saving: int | None = None  # the step whose save has not been seen to succeed
 
@@ -87,7 +86,7 @@ class CheckpointManager:
 
     def check(self) -> None:
         """Raises SaveError if a save has failed in the background. To be called every step: it takes microseconds."""
-        if self._saving is not None and not self._manager.is_saving_in_progress():
+        if self._save_failed or (self._saving is not None and not self._manager.is_saving_in_progress()):
             self.wait()
 
     def wait(self) -> None:
@@ -130,11 +129,21 @@ class CheckpointManager:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is None:
             self.close()
-        elif not isinstance(error, SaveError):
+        elif not isinstance(error, SaveError) and jax.process_count() == 1:  # of several, one may not come to the end
             try:
                 self.close()
             except SaveError as failure:  # what ended the block is what the user must hear of first
                 logger.error("%s", failure)
+
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """Waits where Orbax waits for the other processes. A process whose save has failed comes here on its way out,
+        and Orbax would let it wait for those who wait for it elsewhere: it goes on with its error instead.
+        """
+        error = sys.exc_info()[1]
+        if error is not None:
+            self._save_failed = True
+            raise error
+        self._meet_others(key=key, timeout_ms=timeout_ms)
 
     def _restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]] | None:
         """Returns (state, data) of one checkpoint; None, with an error in the log, if it is damaged."""
@@ -151,12 +160,15 @@ class CheckpointManager:
         except Exception as error:  # whatever Orbax or TensorStore raise on damage; older steps may be whole
             problem = _first_line(error)
         # A process may have read its shards while another one could not; digests are computed by all, or by none.
+        # They are outside of the blocks: a process that goes away here is no damage.
         if _all_agree(restored is not None):
+            ours = tree_digests(state)
             try:
-                _compare({**tree_digests(state), "data": _data_digest(data)}, digests, "the restored state")
-                return restored
+                _compare({**ours, "data": _data_digest(data)}, digests, "the restored state")
             except Exception as error:  # `data` and `digests` may be anything
                 problem = _first_line(error)
+            if _all_agree(not problem):
+                return restored
         logger.error("%s_%d cannot be used: %s", PREFIX, step, problem or "another process could not read it")
         return None
 
@@ -319,4 +331,6 @@ def _step_of(path: Path) -> int | None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    """Where it is long, its middle is left out: the reason stands at the end, after names of files."""
+    line = str(error).strip().partition("\n")[0]
+    return (line if len(line) <= 300 else f"{line[:150]} … {line[-150:]}") or type(error).__name__
