@@ -85,6 +85,9 @@ def test_the_rules_would_notice(tmp_path):
         "train",
         "label",
         "evaluate",
+        "datasets.check",
+        "datasets.download",
+        "datasets.listing",
     ],
 )
 def test_importing_loads_no_tensorflow(module):

@@ -9,7 +9,7 @@ import seqio
 from medmt5 import tasks  # noqa: F401  registers
 from medmt5.annotation.spans import tags_to_spans
 from medmt5.annotation.tagged_text import parse_target
-from medmt5.datasets.declarations import DATASETS
+from medmt5.datasets.declarations import DATASETS, VARIANTS
 from medmt5.errors import InputError
 
 LENGTHS = {"inputs": 64, "targets": 64}
@@ -20,8 +20,8 @@ def examples(name, split="train", **options):
     return list(task.get_dataset(LENGTHS, split, shuffle=False, **options).as_numpy_iterator())
 
 
-def test_every_declaration_has_a_task_a_language():
-    names = {f"{dataset.name}.{lang}" for dataset in DATASETS for lang in dataset.languages}
+def test_every_declaration_and_variant_has_a_task_a_language():
+    names = {f"{dataset.name}.{lang}" for dataset in (*DATASETS, *VARIANTS) for lang in dataset.languages}
     assert names <= set(seqio.TaskRegistry.names())
 
 
