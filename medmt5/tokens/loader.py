@@ -144,8 +144,9 @@ def _open_tasks(
             )
         kind = Pairs if store.manifest["objective"] == "pairs" else Chunks
         examples = kind(store, feature_lengths)
-        shuffle = Shuffle(len(examples), _seed(seed, store, "shuffle"))
-        tasks.append(_Task(store, rate, examples, shuffle, _seed(seed, store, "noise")))
+        shuffle = Shuffle(len(examples), _shuffle_seed(seed, store))
+        noise_seed = span_corruption.noise_seed(seed, store.manifest["task"])
+        tasks.append(_Task(store, rate, examples, shuffle, noise_seed))
     return tasks
 
 
@@ -209,6 +210,6 @@ def _make_batch(
     }
 
 
-def _seed(seed: int, store: TokenStore, purpose: str) -> int:
-    """Returns a 64-bit seed that two stores or purposes do not share."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{store.name}/{purpose}".encode()).digest()[:8], "little")
+def _shuffle_seed(seed: int, store: TokenStore) -> int:
+    """Returns a 64-bit seed that two stores do not share."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{store.name}/shuffle".encode()).digest()[:8], "little")
