@@ -1,4 +1,4 @@
-"""Sequence labelling as text to text: `<data set>.<language>` for every declaration.
+"""Sequence labelling as text to text: `<data set>.<language>` for every declaration and variant.
 
 There are no metric functions: predictions are scored as spans, from the decoder's choices, by `medmt5 evaluate`; SeqIO
 would hand over decoded strings.
@@ -8,12 +8,12 @@ from functools import partial
 
 import seqio
 
-from medmt5.datasets.declarations import DATASETS
+from medmt5.datasets.declarations import DATASETS, VARIANTS
 from medmt5.datasets.sequence_labelling import LabelledSource
 from medmt5.preprocessing.sequence_labelling import encode_examples
 from medmt5.tasks.vocabulary import VOCABULARY
 
-for _dataset in DATASETS:
+for _dataset in (*DATASETS, *VARIANTS):
     for _lang in _dataset.languages:
         seqio.TaskRegistry.add(
             f"{_dataset.name}.{_lang}",
