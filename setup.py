@@ -57,7 +57,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["medmt5", "medmt5.*"]),
-    package_data={"medmt5": ["languages/*.toml", "sample/*.toml", "evaluation/*.html.j2", "py.typed"]},
+    package_data={
+        "medmt5": [
+            "datasets/declarations/*.toml",
+            "datasets/declarations/*.tsv",
+            "evaluation/*.html.j2",
+            "languages/*.toml",
+            "sample/*.toml",
+            "py.typed",
+        ]
+    },
     install_requires=CORE,
     extras_require={"train": TRAIN, "test": TRAIN + TEST},
     entry_points={"console_scripts": ["medmt5 = medmt5.cli:run"]},

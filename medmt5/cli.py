@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from medmt5.datasets import command as data_command
 from medmt5.environment import prepare_process
 from medmt5.errors import InputError
 
@@ -72,6 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     sample = add("sample", _sample, "Write the sample data, in raw formats.", "medmt5 sample --output demo/raw")
     sample.add_argument("--output", type=Path, required=True, metavar="DIR")
     sample.add_argument("--seed", type=int, default=0)
+
+    data = add(
+        "data",
+        data_command.run_list,
+        "List the labelled data sets; check what is there; get what can be fetched.",
+        "medmt5 data check e3c --data_dir raw",
+    )
+    data_command.add_arguments(data)
 
     corpus = add(
         "corpus",

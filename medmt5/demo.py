@@ -85,7 +85,7 @@ def run_demo(output: Path, data: Path | None) -> int:
     _make_empty(output)
     start = time.monotonic()
     commands = _Commands(output)
-    raw = data / "benchmarks" if data and (data / "benchmarks").is_dir() else data or output / "raw"
+    raw = data or output / "raw"
     places = [f"--gin.TOKEN_STORE={output}/tokens", f"--gin.VOCABULARY={output}/spiece.model"]
     tokens = ["tokens", "--token_store", f"{output}/tokens", "--vocabulary", f"{output}/spiece.model"]
     try:

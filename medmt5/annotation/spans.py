@@ -110,8 +110,9 @@ def to_words(character_spans: Iterable[Span], offsets: Sequence[tuple[int, int]]
     kept: list[Span] = []
     # Longest first; then by place and label, so that the outcome does not depend on the order in the file.
     for words, span in sorted(found, key=lambda pair: (pair[0].start - pair[0].end, pair[0], pair[1])):
-        if any(words.start < other.end and other.start < words.end for other in kept):
+        place = bisect_left(kept, words)  # those kept lie apart, so that only the neighbours can meet this one
+        if (place and kept[place - 1].end > words.start) or (place < len(kept) and kept[place].start < words.end):
             problems.append(Problem("overlapping span dropped", span))
         else:
-            kept.append(words)
-    return sorted(kept), problems
+            kept.insert(place, words)
+    return kept, problems

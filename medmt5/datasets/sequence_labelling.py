@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +22,28 @@ from absl import logging
 from rich.console import Console
 
 from medmt5.annotation.example import LabelledExample
-from medmt5.annotation.formats.brat import read_brat
-from medmt5.annotation.formats.conll import read_conll
-from medmt5.annotation.formats.pubtator import read_pubtator
 from medmt5.annotation.repairs import Repairs
 from medmt5.annotation.spans import Span
 from medmt5.datasets.declarations import LabelledDataset
+from medmt5.datasets.raw_files import RawFiles, data_folder, require_files, where_to_put
+from medmt5.datasets.reading import find_leaked, read_split, splits_there, tests_of
 from medmt5.errors import InputError
-
-DATA_DIR = "MEDMT5_DATA_DIR"
-READERS = {"brat": read_brat, "conll": read_conll, "pubtator": read_pubtator}
 
 
 @dataclasses.dataclass(eq=False)
-class RawFiles(tfds.core.BuilderConfig):
-    """One declaration in one language, with the raw files found for it."""
+class SetInLanguage(tfds.core.BuilderConfig):
+    """One declaration in one language, with the raw files found for it below `folder`."""
 
     declaration: LabelledDataset | None = None
     lang: str = ""
-    paths: dict[str, Path] = dataclasses.field(default_factory=dict)  # of each split
+    files: RawFiles | None = None
+    folder: Path | None = None
 
 
 class SequenceLabelling(tfds.core.GeneratorBasedBuilder):
     """Sentences with labelled spans, in the order of the files. `LabelledSource` opens it: it finds the raw files."""
 
-    VERSION = tfds.core.Version("1.1.0")  # of the features; what an older one prepared is made again
+    VERSION = tfds.core.Version("1.2.0")  # of the features; what an older one prepared is made again
     # Nothing is downloaded. To learn that from the code's folder, TFDS 4.9.10 needs a package it does not install.
     url_infos = None
 
@@ -76,16 +73,24 @@ class SequenceLabelling(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(path) for split, path in self.builder_config.paths.items()}
-
-    def _generate_examples(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
-        examples = READERS[config.declaration.format](path, config.lang, config.declaration.label_map, self.repairs)
+        leaked = find_leaked(config.declaration, config.lang, config.folder) if config.declaration.clean else {}
+        self.info.metadata["removed"] = leaked
+        return {
+            split: self._generate_examples(split, leaked.get(split, {}))
+            for split in splits_there(config.declaration, config.files)
+        }
+
+    def _generate_examples(self, split: str, leaked: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        config = self.builder_config
         number = -1
-        for number, example in enumerate(examples):
-            yield number, example.to_json() | {"spans": [span._asdict() for span in example.spans]}
+        for example in read_split(config.declaration, config.lang, config.files, split, self.repairs):
+            if example.id not in leaked:
+                number += 1
+                yield number, example.to_json() | {"spans": [span._asdict() for span in example.spans]}
         if number < 0:
-            raise InputError(f"{path} holds no sentences; put the data there")
+            place = config.files.paths.get(split) or config.files.paths["train"]
+            raise InputError(f"{place} holds no sentences of {config.name}, {split}; put the data there")
         self.info.metadata["repairs"] = self.repairs.to_json()
 
 
@@ -114,7 +119,7 @@ class LabelledSource(seqio.DataSource):
     """The sentences of a declaration in one language. Nothing is read before a split is asked for."""
 
     def __init__(self, declaration: LabelledDataset, lang: str):
-        super().__init__(splits=tuple(declaration.files))
+        super().__init__(splits=declaration.splits)
         self.declaration, self.lang = declaration, lang
 
     @property
@@ -124,32 +129,52 @@ class LabelledSource(seqio.DataSource):
     def list_shards(self, split: str) -> list[str]:
         return [split]
 
+    def splits_there(self) -> tuple[str, ...]:
+        """Returns the splits whose files are there: all, or all but the test."""
+        return splits_there(self.declaration, self._files(data_folder()))
+
     def num_input_examples(self, split: str) -> int:
         return self._builder().info.splits[split].num_examples
 
     def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **unused) -> tf.data.Dataset:
         if shard_info and shard_info.num_shards > 1:
             raise ValueError("labelled data sets are one shard")
+        if split not in self.splits_there():
+            folder = data_folder()
+            raise InputError(where_to_put(self.declaration, self.lang, split, self._files(folder).form, folder))
         dataset = self._builder().as_dataset(split=split)
         return dataset.shuffle(self.num_input_examples(split), seed=seed) if shuffle else dataset
 
     def digest(self) -> str:
         """Returns a digest of all that decides the examples: the declaration, the features and the raw files."""
-        content = hashlib.sha256(repr((self.declaration, self.lang, str(SequenceLabelling.VERSION))).encode())
-        for path in self._paths().values():
-            for file in sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]:
-                with file.open("rb") as stream:
-                    content.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-        return content.hexdigest()
+        d, folder = self.declaration, data_folder()
+        files = self._files(folder)
+        tests = tests_of(d, self.lang, folder) if d.clean else []
+        facts = [
+            (d.name, d.version, self.lang, d.labels, sorted(d.label_map.items(), key=str), files.form.format),
+            (d.dev_share, d.clean, d.documents, str(SequenceLabelling.VERSION)),
+            (files.digest(), [(other.name, test.digest()) for other, test in tests]),
+        ]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns what was done to the data: {"repairs": {kind: count}, "removed": {split: examples}}."""
+        metadata = self._builder().info.metadata
+        return {
+            "repairs": {kind: repair["count"] for kind, repair in metadata.get("repairs", {}).items()},
+            "removed": {split: len(ids) for split, ids in metadata.get("removed", {}).items()},
+        }
 
     def _builder(self) -> SequenceLabelling:
         """Returns the data set, read from the raw files if they have not been read as they are."""
-        config = RawFiles(
+        folder = data_folder()
+        config = SetInLanguage(
             name=f"{self.declaration.name}.{self.lang}.{self.digest()[:16]}",
             version=self.declaration.version,
             declaration=self.declaration,
             lang=self.lang,
-            paths=self._paths(),
+            files=self._files(folder),
+            folder=folder,
         )
         with _quiet_tfds():
             builder = SequenceLabelling(config=config, data_dir=os.environ.get("TFDS_DATA_DIR"))
@@ -160,18 +185,8 @@ class LabelledSource(seqio.DataSource):
             Console(stderr=True).print(f"{self.declaration.name}.{self.lang}", builder.repairs)
         return builder
 
-    def _paths(self) -> dict[str, Path]:
-        folder = os.environ.get(DATA_DIR)
-        if not folder:
-            raise InputError(f"set {DATA_DIR} to the folder of the raw data sets; {self.declaration.name} is below it")
-        paths = {split: Path(folder) / self.declaration.path(split, self.lang) for split in self.splits}
-        for path in paths.values():
-            if not path.exists():
-                raise InputError(
-                    f"{path} is missing, a part of {self.declaration.name} ({self.declaration.homepage}); "
-                    f"put it there, or set {DATA_DIR} (now {folder}) to the folder that holds the data sets"
-                )
-        return paths
+    def _files(self, folder: Path) -> RawFiles:
+        return require_files(self.declaration, self.lang, folder)
 
 
 @contextlib.contextmanager

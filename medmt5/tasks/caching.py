@@ -16,7 +16,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from medmt5.datasets.sequence_labelling import to_labelled_example
+from medmt5.datasets.sequence_labelling import LabelledSource, to_labelled_example
 from medmt5.errors import InputError
 from medmt5.mixtures import get_mixture_or_task
 from medmt5.preprocessing.sequence_labelling import unflatten_spans
@@ -69,7 +69,8 @@ def build_mixture(name: str, root: Path, tokenizer: Tokenizer) -> Mixture:
 def build_stores(task: seqio.Task, root: Path, tokenizer: Tokenizer) -> None:
     """Builds the stores of a task's splits that are missing or stale.
 
-    A split without examples has no store, unless it is "train", where that is an error.
+    A split without examples has no store, unless it is "train", where that is an error; nor has a test whose files are
+    not there, which is told.
     """
     in_use = task.output_features["targets"].vocabulary.tokenizer
     if (in_use.sha256, in_use.labels) != (tokenizer.sha256, tokenizer.labels):
@@ -77,12 +78,21 @@ def build_stores(task: seqio.Task, root: Path, tokenizer: Tokenizer) -> None:
             f"{ENVIRONMENT_VARIABLE} names {in_use.model_file}, another vocabulary than {tokenizer.model_file}; "
             "set it to that"
         )
+    there = splits_there(task)
     for split in task.splits:
         directory = root / task.name / split
-        if not _is_current(directory, content_facts(task, split), tokenizer):
+        if split not in there:
+            logger.warning("%s has no %s: its files are not there (medmt5 data %s)", task.name, split, task.name)
+            shutil.rmtree(directory, ignore_errors=True)  # of other files than those that are there now
+        elif not _is_current(directory, content_facts(task, split), tokenizer):
             _build_store(task, split, directory, tokenizer)
     if "train" in task.splits and not (root / task.name / "train").is_dir():
         raise InputError(f"{task.name} has no examples to train on; look at the raw data, or leave the task out")
+
+
+def splits_there(task: seqio.Task) -> tuple[str, ...]:
+    """Returns the splits of a task whose raw files are there."""
+    return task.source.splits_there() if isinstance(task.source, LabelledSource) else tuple(task.splits)
 
 
 def content_facts(task: seqio.Task, split: str) -> dict[str, Any]:
@@ -110,8 +120,10 @@ def _build_store(task: seqio.Task, split: str, directory: Path, tokenizer: Token
     objective = "pairs" if "inputs" in dataset.element_spec else "span_corruption"
     labelled = "tags" in dataset.element_spec
     expected = task.source.num_input_examples(split)
+    metadata = task.source.metadata() if isinstance(task.source, LabelledSource) else {}
+    facts = content_facts(task, split)
     with (
-        StoreWriter(directory, objective=objective, tokenizer=tokenizer, **content_facts(task, split)) as writer,
+        StoreWriter(directory, objective=objective, tokenizer=tokenizer, metadata=metadata, **facts) as writer,
         progress_bar(f"{task.name} {split}", expected) as advance,
     ):
         for number, features in enumerate(cacheable_examples(dataset)):

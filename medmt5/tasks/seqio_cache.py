@@ -8,7 +8,6 @@ that span corruption of the cache is that of our loader.
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -19,26 +18,27 @@ import tensorflow as tf
 
 from medmt5.mixtures import get_mixture_or_task
 from medmt5.progress import progress_bar
-from medmt5.tasks.caching import cacheable_examples, content_facts
-
-logger = logging.getLogger(__name__)
+from medmt5.tasks.caching import cacheable_examples, content_facts, splits_there
 
 
 def write_caches(name: str, directory: Path) -> None:
     """Writes below `directory` the caches of a mixture's tasks, or of one task, that are missing or stale.
+
+    A split whose raw files are not there, as a test that is held back, is left out.
 
     SeqIO finds them after `seqio.add_global_cache_dirs([directory])`, T5X with `--seqio_additional_cache_dirs`.
     """
     for task in seqio.get_subtasks(get_mixture_or_task(name)):
         folder = directory / seqio.get_task_dir_from_name(task.name)
         completed = folder / "COMPLETED"
-        facts = [content_facts(task, split) for split in task.splits]
+        splits = splits_there(task)
+        facts = [content_facts(task, split) for split in splits]
         content = json.dumps([task.output_features["targets"].vocabulary.tokenizer.sha256, facts])
         if completed.is_file() and completed.read_text(encoding="utf-8") == content:
             continue
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for split in task.splits:
+        for split in splits:
             _write_split(task, split, folder)
         completed.write_text(content, encoding="utf-8")
 

@@ -1,10 +1,10 @@
-"""Sequence labelling as text to text: `<data set>.<language>` for every declaration."""
+"""Sequence labelling as text to text: `<data set>.<language>` for every declaration and variant."""
 
 from functools import partial
 
 import seqio
 
-from medmt5.datasets.declarations import DATASETS, LabelledDataset
+from medmt5.datasets.declarations import DATASETS, VARIANTS, LabelledDataset
 from medmt5.datasets.sequence_labelling import LabelledSource
 from medmt5.preprocessing.sequence_labelling import encode_examples
 from medmt5.tasks.span_metrics import entity_f1, to_spans
@@ -23,6 +23,6 @@ def add_task(dataset: LabelledDataset, lang: str) -> None:
     )
 
 
-for _dataset in DATASETS:
+for _dataset in (*DATASETS, *VARIANTS):
     for _lang in _dataset.languages:
         add_task(_dataset, _lang)

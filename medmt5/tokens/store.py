@@ -47,6 +47,7 @@ class StoreWriter:
       tokenizer: what made the ids.
       preprocessors: the names of the steps that made the examples.
       source_digest: changes when the raw data does; lets a builder see that a store is stale.
+      metadata: what else the manifest says of the data: how it was repaired, what was left out.
       shard_tokens: a shard is closed once it holds so many.
     """
 
@@ -60,6 +61,7 @@ class StoreWriter:
         tokenizer: Tokenizer,
         preprocessors: Sequence[str] = (),
         source_digest: str = "",
+        metadata: Mapping[str, Any] | None = None,
         shard_tokens: int = SHARD_TOKENS,
     ):
         self.directory = Path(directory)
@@ -77,6 +79,7 @@ class StoreWriter:
             },
             "preprocessors": list(preprocessors),
             "source_digest": source_digest,
+            **(metadata or {}),
         }
         self._shard_tokens = shard_tokens
         self._lengths = array("i")  # of all features, example after example

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from medmt5.annotation.example import LabelledExample
-from medmt5.datasets.declarations import DATASETS, LabelledDataset
+from medmt5.datasets.declarations import LabelledDataset
+from medmt5.datasets.declarations.declaration import Form
 from medmt5.datasets.sequence_labelling import LabelledSource, to_labelled_example
 from medmt5.errors import InputError
 
@@ -17,11 +18,11 @@ DECLARATION = LabelledDataset(
     languages=("es",),
     labels=("Disease",),
     label_map={"Dis": "Disease"},
-    format="conll",
-    files={"train": "toy/{lang}/train.{LANG}.tsv", "dev": "toy/{lang}/dev.tsv"},
+    forms=(Form("conll", {"train": ("toy/{lang}/train.{LANG}.tsv",), "dev": ("toy/{lang}/dev.tsv",)}),),
     licence="ours",
     homepage="https://example.org/toy",
     citation="none",
+    get="write it",
 )
 
 
@@ -114,28 +115,3 @@ def test_a_failed_reading_leaves_no_data_to_be_used(raw):
         read()
     (raw / "dev.tsv").write_bytes(good)
     assert len(read()) == 2
-
-
-# Sentences and spans of train, dev and test as the sets' owners count them, but for one span of abstrct.en: they count
-# B- tags, and one I- follows a span of the other label.
-REAL = {
-    "abstrct.en": ((4404, 679, 1251), (2265 + 1, 326, 686)),
-    "abstrct.fr": ((4404, 679, 1251), (2266, 326, 686)),
-    # Its sentences are what our splitter makes; of a document that comes twice, one copy is kept.
-    "ncbi_disease.en": (None, (5134, 787, 960)),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("task", REAL)
-def test_real_data_sets_have_the_published_numbers_of_sentences_and_spans(task, real_data, tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDMT5_DATA_DIR", str(real_data / "benchmarks"))
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    name, lang = task.split(".")
-    [declaration] = [d for d in DATASETS if d.name == name and lang in d.languages]
-    source = LabelledSource(declaration, lang)
-    datasets = [source.get_dataset(split, shuffle=False).as_numpy_iterator() for split in source.splits]
-    counts = [[len(features["spans"]["label"]) for features in dataset] for dataset in datasets]
-    sentences, spans = REAL[task]
-    assert tuple(map(sum, counts)) == spans
-    assert sentences is None or tuple(map(len, counts)) == sentences

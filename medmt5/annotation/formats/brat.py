@@ -10,83 +10,76 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import zip_longest
 from pathlib import Path
 
-from medmt5.annotation.documents import split_document
+from medmt5.annotation.archives import read_members
+from medmt5.annotation.documents import document_id, split_document
 from medmt5.annotation.example import LabelledExample
-from medmt5.annotation.formats.lines import decode, read_lines
-from medmt5.annotation.labels import LabelMap, map_label
+from medmt5.annotation.formats.lines import decode, is_empty, split_lines
+from medmt5.annotation.labels import LabelMap
+from medmt5.annotation.mentions import Mentions
 from medmt5.annotation.repairs import Repairs
 from medmt5.annotation.spans import Span
 from medmt5.errors import InputError
 
-MENTION = re.compile(r"T\S+\t(?P<label>\S+) (?P<pieces>\d+ \d+(?:;\d+ \d+)*)(?:\t(?P<text>.*))?")
+MENTION = re.compile(r"T\S+\t(?P<label>\S+) (?P<pieces>\d{1,9} \d{1,9}(?:;\d{1,9} \d{1,9})*)(?:\t(?P<text>.*))?")
 # Relations, events, attributes, modifications, normalisations, equivalences, notes.
 OTHER = ("R", "E", "A", "M", "N", "*", "#")
 
 
 def read_brat(
-    directory: str | os.PathLike, lang: str, label_map: LabelMap | None = None, repairs: Repairs | None = None
+    path: str | os.PathLike, lang: str, label_map: LabelMap | None = None, repairs: Repairs | None = None
 ) -> Iterator[LabelledExample]:
-    """Yields the sentences of all documents of a directory, by name, as examples `<document>-<sentence>`.
+    """Yields the sentences of all documents of a folder, by name, as examples `<document>-<sentence>`.
 
     Args:
+      path: a folder with folders below it, or an archive, or a folder inside one (`train-set.zip/train/subtrack1`).
       label_map: type in the files -> our label, None to leave its spans out; without a map the files must use our
         labels.
-      repairs: counts what was repaired.
+      repairs: counts what was repaired or dropped: offsets that do not fit the text, spans in pieces, spans twice.
 
     Raises:
-      InputError: no documents, a text without .ann or the reverse, a line that is not standoff, offsets outside the
-        text, an unknown type.
+      InputError: no documents, a text without .ann or the reverse, a line that is not standoff, an unknown type.
     """
-    directory, repairs = Path(directory), repairs if repairs is not None else Repairs()
-    texts = sorted(directory.glob("*.txt"))
-    annotations = {path.with_suffix(".txt") for path in directory.glob("*.ann")}
-    if lonely := sorted(annotations.symmetric_difference(texts)):
+    path, repairs = Path(path), repairs if repairs is not None else Repairs()
+    files: dict[str, dict[str, list[bytes]]] = {".txt": {}, ".ann": {}}
+    for name, data in read_members(path, (".txt", ".ann")):
+        files[Path(name).suffix].setdefault(document_id(name), []).append(data)
+    texts, annotations = files[".txt"], files[".ann"]
+    if lonely := sorted(texts.keys() ^ annotations.keys()):
         missing = ".txt" if lonely[0] in annotations else ".ann"
         raise InputError(
-            f"a document must have .txt and .ann, which may be empty; {lonely[0].stem} in {directory} has no {missing}"
+            f"a document must have .txt and .ann, which may be empty; {lonely[0]} in {path} has no {missing}"
         )
     if not texts:
-        raise InputError(f"no brat documents (.txt and .ann) in {directory}; check the path")
-    for path in texts:
-        # Read as bytes: offsets count every character of the file, line ends and byte order mark too.
-        text = decode(path.read_bytes(), path, repairs)
-        ann = path.with_suffix(".ann")
-        yield from split_document(path.stem, lang, text, _read_ann(ann, text, label_map, repairs), repairs, ann)
+        raise InputError(f"no brat documents (.txt and .ann) in {path}; check the path")
+    for id in texts:
+        ann = path / f"{id}.ann"
+        # An archive can hold a file twice; a copy of one of the two goes with the other's only file.
+        for copy, (data, lines) in enumerate(zip_longest(texts[id], annotations[id], fillvalue=b"")):
+            # Offsets count every character of the file, line ends and byte order mark too.
+            is_empty(data, path / f"{id}.txt", repairs)
+            mentions = Mentions(decode(data, path / f"{id}.txt", repairs), label_map, repairs, ann)
+            _read_ann(lines, ann, mentions, repairs)
+            if copy:
+                mentions.drop(None)
+            else:
+                yield from split_document(id, lang, mentions.text, mentions.spans, repairs, ann)
 
 
-def _read_ann(path: Path, text: str, label_map: LabelMap | None, repairs: Repairs) -> dict[Span, int]:
-    spans: dict[Span, int] = {}
-    for number, line in read_lines(path, repairs):
-        where = f"{path}:{number}"
+def _read_ann(data: bytes, path: Path, mentions: Mentions, repairs: Repairs) -> None:
+    for number, line in split_lines(data, path, repairs):
         if not line.strip() or line.startswith(OTHER):
             continue
         match = MENTION.fullmatch(line)
         if not match:
             raise InputError(
-                f"{where}: a line must be `T<number>`, tab, `<label> <start> <end>`, tab, text, "
+                f"{path}:{number}: a line must be `T<number>`, tab, `<label> <start> <end>`, tab, text, "
                 f"or begin with one of {' '.join(OTHER)}"
             )
         pieces = [tuple(map(int, piece.split())) for piece in match["pieces"].split(";")]
-        start, end = min(pieces)[0], max(piece[1] for piece in pieces)
-        if not all(0 <= first < last <= len(text) for first, last in pieces):
-            raise InputError(
-                f"{where}: offsets must rise within the {len(text)} characters of the text, not {match['pieces']}"
-            )
-        label = map_label(match["label"], label_map, where)
-        if label is None:
-            continue
-        # brat itself divides a span at line ends; pieces with only white space between them are one span.
-        if any(text[last:first].strip() for (_, last), (first, _) in pairwise(pieces)):
-            repairs.add("span in pieces widened to cover them", path, number)
-        if match["text"] is not None and match["text"].split() != " ".join(text[s:e] for s, e in pieces).split():
-            repairs.add("text differs from the annotation's copy", path, number)
-        if Span(start, end, label) in spans:
-            repairs.add("repeated span dropped", path, number)
-        spans.setdefault(Span(start, end, label), number)
-    return spans
+        mentions.add(tuple((start, end) for start, end in pieces), match["label"], match["text"], number)
 
 
 def write_brat(text: str, spans: Iterable[Span]) -> str:

@@ -13,14 +13,16 @@ from pathlib import Path
 from medmt5.annotation.documents import split_document
 from medmt5.annotation.example import LabelledExample
 from medmt5.annotation.formats.lines import read_lines
-from medmt5.annotation.labels import LabelMap, map_label
+from medmt5.annotation.labels import LabelMap
+from medmt5.annotation.mentions import Mentions
 from medmt5.annotation.repairs import Repairs
-from medmt5.annotation.spans import Span
 from medmt5.errors import InputError
 
 PASSAGE = re.compile(r"(?P<id>[^|\t]+)\|(?P<kind>[ta])\|(?P<text>.*)")
 RELATION = re.compile(r"[^\t]+\t[A-Za-z]\w*\t.*")
-MENTION = re.compile(r"(?P<id>[^\t]+)\t(?P<start>\d+)\t(?P<end>\d+)\t(?P<text>[^\t]*)\t(?P<label>[^\t]+)(?:\t.*)?")
+MENTION = re.compile(
+    r"(?P<id>[^\t]+)\t(?P<start>\d{1,9})\t(?P<end>\d{1,9})\t(?P<text>[^\t]*)\t(?P<label>[^\t]+)(?:\t.*)?"
+)
 
 
 def read_pubtator(
@@ -29,11 +31,12 @@ def read_pubtator(
     """Yields the sentences of a file as examples `<document>-<sentence>`; of documents with one id the first is kept.
 
     Args:
+      path: a file, or one inside an archive (`CDR_Data.zip/CDR_TrainingSet.PubTator.txt`).
       label_map: type in the file -> our label, None to leave its spans out; without a map the file must use our labels.
-      repairs: counts what was repaired.
+      repairs: counts what was repaired or dropped: offsets that do not fit the text, documents and spans twice.
 
     Raises:
-      InputError: a line that is neither passage, mention nor relation, offsets outside the text, an unknown type.
+      InputError: a line that is neither passage, mention nor relation, or belongs to another document; an unknown type.
     """
     path, repairs = Path(path), repairs if repairs is not None else Repairs()
     seen: set[str] = set()
@@ -41,12 +44,12 @@ def read_pubtator(
         first, head = lines[0]
         if not (match := PASSAGE.fullmatch(head)):
             raise InputError(f"{path}:{first}: a document must begin with `<id>|t|<title>`")
+        mentions = _read_document(match["id"], lines, path, label_map, repairs)
         if match["id"] in seen:
-            repairs.add("document with a repeated id dropped", path, first)
+            mentions.drop(first)
             continue
         seen.add(match["id"])
-        text, spans = _read_document(match["id"], lines, path, label_map, repairs)
-        yield from split_document(match["id"], lang, text, spans, repairs, path)
+        yield from split_document(match["id"], lang, mentions.text, mentions.spans, repairs, path)
 
 
 def _documents(path: Path, repairs: Repairs) -> Iterator[list[tuple[int, str]]]:
@@ -63,9 +66,9 @@ def _documents(path: Path, repairs: Repairs) -> Iterator[list[tuple[int, str]]]:
 
 def _read_document(
     id: str, lines: list[tuple[int, str]], path: Path, label_map: LabelMap | None, repairs: Repairs
-) -> tuple[str, dict[Span, int]]:
+) -> Mentions:
     passages: list[str] = []
-    spans: dict[Span, int] = {}
+    found: list[tuple[int, re.Match[str]]] = []
     for number, line in lines:
         where = f"{path}:{number}"
         mention = MENTION.fullmatch(line)
@@ -76,22 +79,7 @@ def _read_document(
                 f"{where}: a line of document {owner['id']} inside document {id}; put a blank line between documents"
             )
         if mention:
-            text = " ".join(passages)
-            span = Span(int(mention["start"]), int(mention["end"]), mention["label"])
-            if not 0 <= span.start < span.end <= len(text):
-                raise InputError(
-                    f"{where}: offsets must rise within the {len(text)} characters of the text, "
-                    f"not {span.start} {span.end}"
-                )
-            label = map_label(span.label, label_map, where)
-            if label is None:
-                continue
-            if text[span.start : span.end].split() != mention["text"].split():
-                repairs.add("text differs from the annotation's copy", path, number)
-            span = span._replace(label=label)
-            if span in spans:
-                repairs.add("repeated span dropped", path, number)
-            spans.setdefault(span, number)
+            found.append((number, mention))
         elif passage:
             passages.append(passage["text"])
         elif not RELATION.fullmatch(line):
@@ -99,4 +87,7 @@ def _read_document(
                 f"{where}: a line must be `<id>|t|<title>`, `<id>|a|<abstract>`, or id, start, end, text and type "
                 "divided by tabs"
             )
-    return " ".join(passages), spans
+    mentions = Mentions(" ".join(passages), label_map, repairs, path)
+    for number, mention in found:
+        mentions.add(((int(mention["start"]), int(mention["end"])),), mention["label"], mention["text"], number)
+    return mentions

@@ -1,0 +1,58 @@
+"""The arguments of `medmt5 data`. What they call is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+FOLDER = (
+    "the data directory: a folder a data set, as its owners lay it out (or a folder that has it as benchmarks/); "
+    "default: $MEDMT5_DATA_DIR"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `medmt5 data` and its commands `check` and `get`."""
+    parser.add_argument("--data_dir", type=Path, metavar="DIR", help=FOLDER)
+    parser.add_argument("--long", action="store_true", help="also how to get each, citations and variants")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    check = commands.add_parser("check", help="Read data sets whole and account for every number.")
+    check.add_argument(
+        "name", nargs="*", metavar="NAME", help="a data set or variant, as `medmt5 data --long` lists it"
+    )
+    check.add_argument("--all", action="store_true", help="every data set, in every form")
+    check.add_argument("--json", type=Path, metavar="FILE", help="write what was found there too")
+    check.add_argument("--data_dir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help=FOLDER)
+    check.set_defaults(run=_check, parser=check)
+
+    get = commands.add_parser("get", help="Fetch what its owners offer at a stable address; sha256 is checked.")
+    get.add_argument("name", metavar="NAME", help="a data set or variant, as `medmt5 data --long` lists it")
+    get.add_argument("--data_dir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help=FOLDER)
+    get.set_defaults(run=_get)
+
+
+def run_list(args, rest) -> None:
+    """Runs `medmt5 data`."""
+    from medmt5.datasets.listing import print_list
+    from medmt5.datasets.raw_files import DATA_DIR, data_folder
+
+    there = args.data_dir or os.environ.get(DATA_DIR)
+    print_list(data_folder(there) if there else None, args.long)
+
+
+def _check(args, rest) -> int:
+    from medmt5.datasets.check import run_check
+
+    if args.all == bool(args.name):
+        args.parser.error("name data sets, or give --all")
+    return run_check(args.name, args.data_dir, args.json)
+
+
+def _get(args, rest) -> None:
+    from medmt5.datasets.declarations import find
+    from medmt5.datasets.download import get
+    from medmt5.datasets.raw_files import data_folder
+
+    get(find(args.name), data_folder(args.data_dir))
