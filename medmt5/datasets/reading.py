@@ -14,6 +14,7 @@ from medmt5.annotation.example import LabelledExample
 from medmt5.annotation.formats.brat import read_brat
 from medmt5.annotation.formats.conll import read_conll
 from medmt5.annotation.formats.pubtator import read_pubtator
+from medmt5.annotation.formats.xmi import read_xmi
 from medmt5.annotation.repairs import Repairs
 from medmt5.datasets.declarations import LabelledDataset, find
 from medmt5.datasets.leakage import find_leaks
@@ -25,6 +26,7 @@ READERS: dict[str, Callable[..., Iterator[LabelledExample]]] = {
     "brat": read_brat,
     "conll": read_conll,
     "pubtator": read_pubtator,
+    "xmi": read_xmi,
 }
 
 
