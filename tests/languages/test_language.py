@@ -105,18 +105,6 @@ def test_a_language_of_the_users_own_is_one_more(extensions):
     assert split_sentences("O Sr. Silva. Sim.", "pt") == [(0, 12), (13, 17)]
 
 
-def test_a_language_of_the_package_is_not_replaced(extensions):
-    (extensions / "languages/es.toml").write_text(GOOD, encoding="utf-8")
-    with pytest.raises(InputError, match=r"languages/es\.toml: medmt5 has 'es' in languages already"):
-        languages.codes()
-
-
-def test_a_folder_of_extensions_that_is_missing_is_told(monkeypatch):
-    monkeypatch.setenv("MEDMT5_EXTENSIONS", "/nowhere")
-    with pytest.raises(InputError, match=r"MEDMT5_EXTENSIONS must name a folder .*, not '/nowhere'"):
-        languages.codes()
-
-
 def test_an_unknown_language_lists_the_known_ones():
     with pytest.raises(InputError, match="no language 'de': known are en, es, "):
         languages.load("de")
