@@ -5,6 +5,7 @@ import pytest
 import seqio
 
 from medmt5.annotation.spans import Span
+from medmt5.cli import main
 from medmt5.tasks.caching import build_mixture
 from medmt5.tasks.seqio_cache import write_caches
 from medmt5.tasks.span_metrics import entity_f1, to_spans
@@ -69,6 +70,14 @@ def test_span_corruption_of_a_cache_is_that_of_the_text(environment, caches):
     fresh, cached = (ids_of(task.get_dataset(**options, use_cached=use).as_numpy_iterator()) for use in (False, True))
     assert fresh == cached
     assert len(fresh) > 20
+
+
+def test_the_command_writes_caches_or_says_that_it_has_nowhere_to(environment, tokenizer, capsys):
+    command = ["tokens", "--mixture", "sample_diseases.es", "--vocabulary", str(tokenizer.model_file)]
+    assert main([*command, "--seqio_cache", str(environment / "c")]) == 0
+    assert (environment / "c/sample_diseases.es/COMPLETED").is_file()
+    assert main(command) == 2
+    assert "nowhere to write to; give --token_store DIR, or --seqio_cache DIR" in capsys.readouterr().err
 
 
 def test_caches_are_kept_until_what_they_are_made_of_changes(environment, caches):
