@@ -14,6 +14,7 @@ import zstandard
 
 from medmt5.annotation.tagged_text import parse_target
 from medmt5.datasets.declarations import DATASETS
+from medmt5.datasets.declarations.declaration import Form
 from medmt5.errors import InputError
 from medmt5.mixtures.pretraining import text_size
 from medmt5.tasks.caching import build_mixture
@@ -112,7 +113,8 @@ def test_a_temperature_and_a_limit_are_of_the_exact_sizes(root, environment, tok
 @pytest.fixture
 def test_only():
     declaration = next(dataset for dataset in DATASETS if dataset.name == "sample_diseases")
-    declaration = dataclasses.replace(declaration, name="exam", files={"test": "sample_diseases/{lang}/test.conll"})
+    form = Form("conll", {"test": ("sample_diseases/{lang}/test.conll",)})
+    declaration = dataclasses.replace(declaration, name="exam", forms=(form,))
     add_task(declaration, "es")
     yield "exam.es"
     seqio.TaskRegistry.remove("exam.es")
