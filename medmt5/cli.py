@@ -120,7 +120,10 @@ def _parser() -> argparse.ArgumentParser:
         "--data_dir demo/raw",
     )
     tokens.add_argument("--mixture", required=True, metavar="NAME", help="a task or mixture of medmt5.mixtures")
-    tokens.add_argument("--token_store", type=Path, required=True, metavar="DIR")
+    tokens.add_argument("--token_store", type=Path, metavar="DIR", help="where training reads them")
+    tokens.add_argument(
+        "--seqio_cache", type=Path, metavar="DIR", help="instead or too: caches for SeqIO's and T5X's use_cached"
+    )
     tokens.add_argument("--vocabulary", type=Path, required=True, metavar="FILE")
     tokens.add_argument("--data_dir", type=Path, metavar="DIR", help="raw labelled data; default: $MEDMT5_DATA_DIR")
     tokens.add_argument(
@@ -283,6 +286,8 @@ def _vocabulary(args, rest) -> None:
 
 
 def _tokens(args, rest) -> None:
+    if not (args.token_store or args.seqio_cache):
+        raise InputError("nowhere to write to; give --token_store DIR, or --seqio_cache DIR")
     places = {
         "MEDMT5_DATA_DIR": args.data_dir,
         "MEDMT5_CORPUS_DIR": args.corpus_dir,
@@ -293,9 +298,13 @@ def _tokens(args, rest) -> None:
         if value is not None:
             os.environ[variable] = str(value.absolute())
     from medmt5.tasks.caching import build_mixture
+    from medmt5.tasks.seqio_cache import write_caches
     from medmt5.tokenizer import Tokenizer
 
-    build_mixture(args.mixture, args.token_store, Tokenizer(args.vocabulary))
+    if args.token_store:
+        build_mixture(args.mixture, args.token_store, Tokenizer(args.vocabulary))
+    if args.seqio_cache:
+        write_caches(args.mixture, args.seqio_cache)
 
 
 def _train(args, rest) -> int:

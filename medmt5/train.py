@@ -269,9 +269,15 @@ def _open_mixture(e: Experiment) -> Mixture:
 
 
 def open_stores(mixture: Mixture, root: Path, split: str, tokenizer: Tokenizer) -> list[tuple[TokenStore, float]]:
-    """Opens the stores of a split; one that a task does not have is left out, except for training."""
+    """Opens the stores of a split of the tasks that are trained on; one that a task does not have is left out, except
+    for training.
+    """
+    if not mixture.trained_on:
+        raise InputError(
+            f"{mixture.name} is for evaluation: its tasks have no train split, or a rate of 0; train on another mixture"
+        )
     stores = []
-    for task, rate in mixture.tasks:
+    for task, rate in mixture.trained_on:
         directory = root / task / split
         if split != "train" and not directory.is_dir():
             continue

@@ -25,7 +25,8 @@ FORBIDDEN = {
     "tokens": (DATA_STACK | JAX_STACK | {"gin"}, CORE | SEQIO),
     "batch": (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"}),
     **{
-        unit: (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"}) for unit in ("errors", "environment")
+        unit: (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"})
+        for unit in ("errors", "environment", "extensions")
     },
     **{
         unit: (DATA_STACK | {"gin"}, SEQIO)

@@ -9,17 +9,16 @@ a long sentence, a false one can cut a mention in two. What stands between two s
 from __future__ import annotations
 
 import re
+from functools import cache
 
-# After these a full stop does not end a sentence; "" holds for every language, unknown ones included. Units ("10 mg.
-# The") and "etc." are not here: when a capital follows them, the sentence has ended.
-ABBREVIATIONS = {
-    "": "al approx art cf co corp dr ed eds fig figs ibid inc jr ltd mr mrs ms nr op pp prof ref refs resp sp spp "
-    "sr sra st subsp var vol vs",
-    "en": "apr aug dec dept est feb jan jul jun mar no nos nov oct pt pts sep sept temp",
-    "es": "admón aprox av cap cía col da dña dra dras dres drs ee.uu ej núm pág págs s.a sres srta tel ud uds v.gr vd",
-    "fr": "c.-à-d chap env ex mme mmes mlle mgr n° no p.ex pr tél",
-    "it": "avv cap cfr dott dott.ssa es ing p.es pag pagg prof.ssa sig sig.ra sigg tab tel",
-}
+from medmt5 import languages
+
+# After these a full stop does not end a sentence, in any language; a language's own are in its file. Units
+# ("10 mg. The") and "etc." are not here: when a capital follows them, the sentence has ended.
+ABBREVIATIONS = frozenset(
+    """al approx art cf co corp dr ed eds fig figs ibid inc jr ltd mr mrs ms nr op pp prof ref refs resp sp spp sr sra
+    st subsp var vol vs""".split()  # noqa: SIM905  a list of them would be a line each
+)
 # Closing signs belong to the sentence that ends, opening ones to the next. Possessive (++), or dotted lines take long.
 BOUNDARY = re.compile(r"""(?<![.!?…])(?P<mark>[.!?…]++)["'”’»)\]]*+(?P<gap>\s++)(?=["'“‘«(\[¿¡]*+(?P<next>\w))""")
 LAST_WORD = re.compile(r"[^\s(\[«“\"'’]*$")
@@ -35,7 +34,7 @@ def split_sentences(text: str, lang: str) -> list[tuple[int, int]]:
     >>> [text[start:end] for start, end in split_sentences(text, "en")]
     ['Seen by Dr. Ruiz.', 'No fever.']
     """
-    abbreviations = frozenset(f"{ABBREVIATIONS['']} {ABBREVIATIONS.get(lang, '')}".split())
+    abbreviations = _abbreviations(lang)
     sentences = []
     for line in re.finditer(r"[^\n\r\x0b\x0c\x85\u2028\u2029]+", text):
         start = line.start()
@@ -48,6 +47,11 @@ def split_sentences(text: str, lang: str) -> list[tuple[int, int]]:
                 sentences.append((first, first + len(stripped)))
             start = end
     return sentences
+
+
+@cache
+def _abbreviations(lang: str) -> frozenset[str]:
+    return ABBREVIATIONS | (languages.load(lang).abbreviations if lang in languages.codes() else frozenset())
 
 
 def _ends(line: str, match: re.Match[str], abbreviations: frozenset[str]) -> bool:

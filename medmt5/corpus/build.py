@@ -64,6 +64,7 @@ class Job:
         """Returns a digest of all that decides the output: version, settings, and the files with size and time."""
         stats = [(name, (self.data_dir / name).stat()) for names in self.files.values() for name in names]
         language = asdict(self.language)
+        del language["abbreviations"]  # of sentences; a corpus is made of documents
         language["quality"]["stop_words"] = sorted(self.language.quality.stop_words)
         settings = {
             "version": [medmt5.__version__, FORMAT],

@@ -25,7 +25,10 @@ DEV_SHARE = 100
 
 
 class CorpusSource(seqio.DataSource):
-    """The documents of one language, {"id", "text"}, in the order of the corpus: source after source."""
+    """The documents of one language, {"number", "id", "text"}, in the order of the corpus: source after source.
+
+    Numbers count the documents of the split from 0, so that a step that sees them again knows where an epoch ends.
+    """
 
     def __init__(self, lang: str):
         super().__init__(splits=("train", "dev"))
@@ -51,7 +54,8 @@ class CorpusSource(seqio.DataSource):
         if shard_info and shard_info.num_shards > 1:
             raise ValueError("a language of the corpus is read as one shard")
         self._manifest()  # what is wrong with the corpus is told here, not inside TensorFlow
-        spec = {name: tf.TensorSpec((), tf.string) for name in ("id", "text")}
+        types = {"number": tf.int64, "id": tf.string, "text": tf.string}
+        spec = {name: tf.TensorSpec((), dtype) for name, dtype in types.items()}
         dataset = tf.data.Dataset.from_generator(lambda: self._documents(split), output_signature=spec)
         return dataset.shuffle(seqio.SHUFFLE_BUFFER_SIZE, seed=seed) if shuffle else dataset
 
@@ -62,10 +66,12 @@ class CorpusSource(seqio.DataSource):
         ]
         return hashlib.sha256(json.dumps([DEV_SHARE, shards], sort_keys=True).encode()).hexdigest()
 
-    def _documents(self, split: str) -> Iterator[dict[str, str]]:
+    def _documents(self, split: str) -> Iterator[dict[str, Any]]:
+        number = 0
         for document in read_corpus(_corpus_dir(), self.lang):
             if (zlib.crc32(document["id"].encode()) % DEV_SHARE == 0) == (split == "dev"):
-                yield {"id": document["id"], "text": document["text"]}
+                yield {"number": number, "id": document["id"], "text": document["text"]}
+                number += 1
 
     def _manifest(self) -> dict[str, Any]:
         languages = read_manifest(_corpus_dir())["languages"]

@@ -1,7 +1,8 @@
 """A language: how its words are counted, what good text looks like, and where its raw text comes from.
 
-The files `medmt5/languages/xx.toml` are the only place that knows a language. This module reads and checks them; it
-opens no data (`medmt5.corpus` does) and knows nothing of how text is tokenised.
+The files `medmt5/languages/xx.toml`, and the user's own (`medmt5.extensions`), are the only place that knows a
+language. This module reads and checks them; it opens no data (`medmt5.corpus` does) and knows nothing of how text is
+tokenised.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medmt5.errors import InputError
+from medmt5.extensions import ENVIRONMENT_VARIABLE, find_toml
 
 FOLDER = Path(__file__).parent
 SEGMENTATIONS = ("spaces", "characters")
@@ -53,12 +55,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Language:
-    """One language; `sample` is a sentence in it, `segmentation` says how words are counted."""
+    """One language.
+
+    Attributes:
+      segmentation: how words are counted.
+      sample: a sentence in it.
+      abbreviations: lower case, without the last full stop; no sentence ends after one (`annotation.sentences`).
+    """
 
     code: str
     name: str
     segmentation: str
     sample: str
+    abbreviations: frozenset[str] = frozenset()
     quality: Quality = field(default_factory=Quality)
     sources: tuple[Source, ...] = ()
 
@@ -78,7 +87,7 @@ def codes() -> tuple[str, ...]:
     >>> codes()[:2]
     ('en', 'es')
     """
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+    return tuple(find_toml(FOLDER, "languages"))
 
 
 @cache
@@ -88,11 +97,13 @@ def load(code: str) -> Language:
     >>> load("es").name
     'Spanish'
     """
-    if code not in codes():
+    files = find_toml(FOLDER, "languages")
+    if code not in files:
         raise InputError(
-            f"no language {code!r}: known are {', '.join(codes())}; a new one is a file {FOLDER}/{code}.toml"
+            f"no language {code!r}: known are {', '.join(files)}; a new one is a file languages/{code}.toml in "
+            f"the folder that {ENVIRONMENT_VARIABLE} names (docs/adding_a_language.md)"
         )
-    path = FOLDER / f"{code}.toml"
+    path = files[code]
     language = parse(path.read_text(encoding="utf-8"), str(path))
     if language.code != code:
         raise InputError(f"{path}: code must be the file's name, {code!r}, not {language.code!r}")
@@ -108,7 +119,8 @@ def parse(toml: str, name: str) -> Language:
     quality = _build(Quality, table.pop("quality", {}), f"{name}, [quality]", convert={"stop_words": frozenset})
     entries = [(f"{name}, [[sources]] number {i}", entry) for i, entry in enumerate(table.pop("sources", []), 1)]
     sources = tuple(_build(Source, entry, where) for where, entry in entries)
-    language = _build(Language, {**table, "quality": quality, "sources": sources}, name)
+    table |= {"quality": quality, "sources": sources}
+    language = _build(Language, table, name, convert={"abbreviations": frozenset})
     _require(language.segmentation, SEGMENTATIONS, f"{name}: segmentation")
     for (where, _), source in zip(entries, sources, strict=True):
         _require(source.format, FORMATS, f"{where}: format")

@@ -9,7 +9,7 @@ import seqio
 
 from medmt5 import tasks  # noqa: F401  registers what mixtures are made of
 from medmt5.errors import InputError
-from medmt5.mixtures import finetuning, pretraining  # noqa: F401
+from medmt5.mixtures import finetuning, pretraining, transfer  # noqa: F401
 
 
 def get_mixture_or_task(name: str) -> seqio.Mixture | seqio.Task:

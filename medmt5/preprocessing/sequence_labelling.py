@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
@@ -16,6 +17,8 @@ def encode_examples(
     dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature], labels: Sequence[str]
 ) -> tf.data.Dataset:
     """Adds "inputs" and "targets" int32, both ending with EOS, and their readable forms "…_pretokenized".
+
+    "spans" becomes three features, for SeqIO's caches hold no nested ones; `unflatten_spans` undoes it.
 
     Args:
       labels: the label prompt. It is put in front of the words of every example.
@@ -37,7 +40,9 @@ def encode_examples(
     def add_features(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         types = (tf.int32, tf.int32, tf.string, tf.string)
         inputs, targets, *readable = tf.numpy_function(encode, [example["words"], example["tags"]], types)
-        return example | {
+        flat = {name: value for name, value in example.items() if name != "spans"}
+        flat |= {f"spans_{name}": value for name, value in example.get("spans", {}).items()}
+        return flat | {
             "inputs": tf.ensure_shape(inputs, [None]),
             "targets": tf.ensure_shape(targets, [None]),
             "inputs_pretokenized": tf.ensure_shape(readable[0], []),
@@ -45,3 +50,9 @@ def encode_examples(
         }
 
     return add_features(dataset)
+
+
+def unflatten_spans(example: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the example with the nested "spans" that it had before `encode_examples`."""
+    spans = {name: example[f"spans_{name}"] for name in ("start", "end", "label")}
+    return {name: value for name, value in example.items() if not name.startswith("spans_")} | {"spans": spans}

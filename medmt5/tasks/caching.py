@@ -19,6 +19,7 @@ import tensorflow as tf
 from medmt5.datasets.sequence_labelling import LabelledSource, to_labelled_example
 from medmt5.errors import InputError
 from medmt5.mixtures import get_mixture_or_task
+from medmt5.preprocessing.sequence_labelling import unflatten_spans
 from medmt5.progress import progress_bar
 from medmt5.tokenizer import ENVIRONMENT_VARIABLE, Tokenizer
 from medmt5.tokens.mixture import Mixture
@@ -27,30 +28,49 @@ from medmt5.tokens.store import StoreWriter, TokenStore
 logger = logging.getLogger(__name__)
 
 
+class StoredTask:
+    """A task as rate functions see one that SeqIO has cached: its token stores tell the exact numbers."""
+
+    def __init__(self, task: seqio.Task, root: Path):
+        self._task = task
+        self.cache_dir = str(root / task.name)
+
+    def get_cached_stats(self, split: str = "train") -> dict[str, int]:
+        """Returns "examples" and "<feature>_tokens", without EOS, as the stats files of SeqIO's caches."""
+        store = TokenStore(Path(self.cache_dir) / split)
+        eos = len(store) if store.manifest["objective"] == "pairs" else 0
+        tokens = {f"{feature}_tokens": count - eos for feature, count in store.manifest["tokens"].items()}
+        return {"examples": len(store)} | tokens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+
 def build_mixture(name: str, root: Path, tokenizer: Tokenizer) -> Mixture:
     """Builds the stores of a mixture or task that are missing or stale, writes `<name>.mixture.json` and returns it.
 
-    A rate that is a function of the task means "in proportion to size". The stores know sizes exactly, so their number
-    of examples (of tokens, for text) replaces what SeqIO would estimate.
+    A rate that is a function gets a `StoredTask`. A task without a train split gets rate 0: it is for evaluation.
     """
     mixture = get_mixture_or_task(name)
     tasks = mixture.tasks if isinstance(mixture, seqio.Mixture) else [mixture]
-    rates = mixture.rate_per_task_name if isinstance(mixture, seqio.Mixture) else {}
-    sizes = {task.name: build_stores(task, root, tokenizer) for task in tasks}
-    proportional = all(callable(rate) for rate in rates.values())
-    result = Mixture(
-        name, tuple((task.name, float(sizes[task.name] if proportional else mixture.get_rate(task))) for task in tasks)
-    )
+    rates = mixture.rate_per_task_name if isinstance(mixture, seqio.Mixture) else {name: 1.0}
+    members = []
+    for task in tasks:
+        build_stores(task, root, tokenizer)
+        rate = rates[task.name] if task.name in rates else mixture.get_rate(task)  # the latter: of a mixture within
+        if "train" not in task.splits:
+            rate = 0.0
+        members.append((task.name, float(rate(StoredTask(task, root)) if callable(rate) else rate)))
+    result = Mixture(name, tuple(members))
     result.write(root)
     return result
 
 
-def build_stores(task: seqio.Task, root: Path, tokenizer: Tokenizer) -> int:
-    """Builds the stores of a task's splits that are missing or stale; returns the size of "train".
+def build_stores(task: seqio.Task, root: Path, tokenizer: Tokenizer) -> None:
+    """Builds the stores of a task's splits that are missing or stale.
 
-    The size is what the task weighs in a proportional mixture: examples, or tokens of text; of a set that is only a
-    test, the test's. A split without examples has no store, unless it is "train", where that is an error; nor has a
-    test whose files are not there, which is told.
+    A split without examples has no store, unless it is "train", where that is an error; nor has a test whose files are
+    not there, which is told.
     """
     in_use = task.output_features["targets"].vocabulary.tokenizer
     if (in_use.sha256, in_use.labels) != (tokenizer.sha256, tokenizer.labels):
@@ -58,22 +78,25 @@ def build_stores(task: seqio.Task, root: Path, tokenizer: Tokenizer) -> int:
             f"{ENVIRONMENT_VARIABLE} names {in_use.model_file}, another vocabulary than {tokenizer.model_file}; "
             "set it to that"
         )
-    there = task.source.splits_there() if isinstance(task.source, LabelledSource) else task.splits
+    there = splits_there(task)
     for split in task.splits:
         directory = root / task.name / split
         if split not in there:
             logger.warning("%s has no %s: its files are not there (medmt5 data %s)", task.name, split, task.name)
             shutil.rmtree(directory, ignore_errors=True)  # of other files than those that are there now
-        elif not _is_current(directory, _facts(task, split), tokenizer):
+        elif not _is_current(directory, content_facts(task, split), tokenizer):
             _build_store(task, split, directory, tokenizer)
     if "train" in task.splits and not (root / task.name / "train").is_dir():
         raise InputError(f"{task.name} has no examples to train on; look at the raw data, or leave the task out")
-    train = TokenStore(root / task.name / task.splits[0])
-    return sum(train.manifest["tokens"].values()) if train.manifest["objective"] == "span_corruption" else len(train)
 
 
-def _facts(task: seqio.Task, split: str) -> dict[str, Any]:
-    """What decides the content of a store, beside the vocabulary."""
+def splits_there(task: seqio.Task) -> tuple[str, ...]:
+    """Returns the splits of a task whose raw files are there."""
+    return task.source.splits_there() if isinstance(task.source, LabelledSource) else tuple(task.splits)
+
+
+def content_facts(task: seqio.Task, split: str) -> dict[str, Any]:
+    """Returns what decides the content of a store, beside the vocabulary."""
     steps = task.preprocessors[: task._cache_step_idx]
     return {
         "task": task.name,
@@ -98,13 +121,13 @@ def _build_store(task: seqio.Task, split: str, directory: Path, tokenizer: Token
     labelled = "tags" in dataset.element_spec
     expected = task.source.num_input_examples(split)
     metadata = task.source.metadata() if isinstance(task.source, LabelledSource) else {}
-    facts = _facts(task, split)
+    facts = content_facts(task, split)
     with (
         StoreWriter(directory, objective=objective, tokenizer=tokenizer, metadata=metadata, **facts) as writer,
         progress_bar(f"{task.name} {split}", expected) as advance,
     ):
-        for number, features in enumerate(_examples(dataset)):
-            writer.write(features, to_labelled_example(features) if labelled else None)
+        for number, features in enumerate(cacheable_examples(dataset)):
+            writer.write(features, to_labelled_example(unflatten_spans(features)) if labelled else None)
             if number < expected:  # a corpus only knows about how many documents a split has
                 advance(1)
     if not len(TokenStore(directory)):
@@ -112,7 +135,7 @@ def _build_store(task: seqio.Task, split: str, directory: Path, tokenizer: Token
         shutil.rmtree(directory)
 
 
-def _examples(dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:
+def cacheable_examples(dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:
     """Yields the examples as numpy values; an InputError from within TensorFlow, made text there, is one again."""
     try:
         yield from dataset.as_numpy_iterator()

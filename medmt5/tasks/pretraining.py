@@ -1,5 +1,7 @@
 """Span corruption over the corpus: `medical_corpus.<language>` for every language there is."""
 
+from functools import partial
+
 import seqio
 import tensorflow as tf
 
@@ -11,18 +13,20 @@ from medmt5.tasks.vocabulary import VOCABULARY
 
 @seqio.map_over_dataset
 def text_to_targets(document: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    return {"targets": document["text"]}
+    return {"number": document["number"], "targets": document["text"]}
 
+
+TO_DOCUMENTS = (text_to_targets, seqio.preprocessors.tokenize)
 
 for _lang in codes():
+    _name = f"medical_corpus.{_lang}"
     seqio.TaskRegistry.add(
-        f"medical_corpus.{_lang}",
+        _name,
         source=CorpusSource(_lang),
         preprocessors=[
-            text_to_targets,
-            seqio.preprocessors.tokenize,
+            *TO_DOCUMENTS,
             seqio.CacheDatasetPlaceholder(),
-            corrupt_spans,
+            partial(corrupt_spans, task=_name, steps_before_cache=len(TO_DOCUMENTS)),
         ],
         output_features={name: seqio.Feature(VOCABULARY) for name in ("inputs", "targets")},
     )

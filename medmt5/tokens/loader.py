@@ -162,7 +162,8 @@ def _open_tasks(
             examples = Chunks(store, feature_lengths)
         row_rate = rate * len(examples) / examples.num_examples
         shuffle = Shuffle(len(examples), _seed(seed, store, "shuffle"))
-        tasks.append(_Task(store, row_rate, examples, shuffle, _seed(seed, store, "noise")))
+        noise_seed = span_corruption.noise_seed(seed, store.manifest["task"])
+        tasks.append(_Task(store, row_rate, examples, shuffle, noise_seed))
     return tasks
 
 

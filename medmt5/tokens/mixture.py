@@ -6,6 +6,7 @@ SeqIO defines mixtures; what it says is written here once, and training reads it
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from medmt5.languages import codes
 
 @dataclass(frozen=True)
 class Mixture:
-    """Tasks and the rates, any positive numbers, at which their examples are drawn."""
+    """Tasks and the rates at which their examples are drawn in training: any numbers, not negative.
+
+    A task of rate 0 is for evaluation alone.
+    """
 
     name: str
     tasks: tuple[tuple[str, float], ...]
@@ -24,8 +28,13 @@ class Mixture:
         if not self.tasks:
             raise InputError(f"mixture {self.name} has no tasks")
         for task, rate in self.tasks:
-            if not rate > 0:
-                raise InputError(f"mixture {self.name}: the rate of {task} must be above 0, not {rate}")
+            if not 0 <= rate < math.inf:
+                raise InputError(f"mixture {self.name}: the rate of {task} must be a number of at least 0, not {rate}")
+
+    @property
+    def trained_on(self) -> tuple[tuple[str, float], ...]:
+        """The tasks whose rate is not 0."""
+        return tuple((task, rate) for task, rate in self.tasks if rate)
 
     @classmethod
     def read(cls, root: Path, name: str) -> Mixture:

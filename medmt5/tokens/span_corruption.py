@@ -7,6 +7,8 @@ last span, as in T5's code and unlike the paper's figure 2. Numpy only: the load
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from medmt5.errors import InputError
@@ -78,6 +80,11 @@ def corrupt(
         _end(_with_sentinels(texts, ~hidden, ends[:, 0], sentinel_ids[:spans]), eos_id),
         _end(_with_sentinels(texts, hidden, kept_starts, sentinel_ids[:spans]), eos_id),
     )
+
+
+def noise_seed(seed: int, task: str) -> int:
+    """Returns the 64-bit seed of a task's noise; with `make_keys(noise_seed, epoch, chunk)` it is the key of a text."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{task}/noise".encode()).digest()[:8], "little")
 
 
 def check_sentinels(

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medmt5.annotation.sentences import ABBREVIATIONS, split_sentences
+from medmt5 import languages
+from medmt5.annotation.sentences import split_sentences
 
 
 def sentences_of(text, lang="en"):
@@ -11,7 +12,7 @@ def sentences_of(text, lang="en"):
 
 @given(
     st.text(st.characters() | st.sampled_from("aB1. \n\r\t!?…\"')(\u00a0\u2028")),
-    st.sampled_from([*ABBREVIATIONS, "pt"]),
+    st.sampled_from([*languages.codes(), "unknown"]),
 )
 def test_only_white_space_is_outside_sentences(text, lang):
     spans = split_sentences(text, lang)
@@ -77,3 +78,12 @@ def test_an_unknown_language_uses_what_holds_for_all():
 @pytest.mark.parametrize("text", ["A. " * 30_000, "." * 30_000, "a" * 30_000, " " * 30_000 + ".", "x. 1 " * 20_000])
 def test_long_lines_take_linear_time(text):
     split_sentences(text, "en")
+
+
+@pytest.mark.parametrize("lang", languages.codes())
+def test_no_sentence_ends_after_an_abbreviation_of_a_language(lang):
+    language = languages.load(lang)
+    assert sentences_of(f"{language.sample} {language.sample}", lang) == [language.sample] * 2
+    for word in language.abbreviations:
+        assert word == word.casefold()
+        assert sentences_of(f"Xxx {word}. Yyy.", lang) == [f"Xxx {word}. Yyy."]

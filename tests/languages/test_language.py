@@ -1,8 +1,11 @@
 import re
 
 import pytest
+from datatrove.data import Document
 
 from medmt5 import languages
+from medmt5.annotation.sentences import split_sentences
+from medmt5.corpus.build import FILTERS
 from medmt5.errors import InputError
 from medmt5.languages import language as module
 
@@ -11,6 +14,7 @@ code = "pt"
 name = "Portuguese"
 segmentation = "spaces"
 sample = "O doente apresenta diabetes."
+abbreviations = ["exmo", "sr"]
 [quality]
 stop_words = ["de", "que"]
 min_words = 5
@@ -37,6 +41,7 @@ def test_a_new_language_is_a_toml_file_and_thresholds_left_out_take_the_defaults
     language = languages.parse(GOOD, "pt.toml")
     assert language.quality == languages.Quality(stop_words=frozenset({"de", "que"}), min_words=5)
     assert language.sources[0].expected_words == 1_200_000
+    assert language.abbreviations == {"exmo", "sr"}
 
 
 def test_words_are_runs_between_spaces_or_characters():
@@ -75,6 +80,29 @@ def test_two_sources_of_one_name_are_refused():
     source = GOOD[GOOD.index("[[sources]]") :]
     with pytest.raises(InputError, match="different names; repeated: scielo"):
         languages.parse(GOOD + source, "pt.toml")
+
+
+@pytest.mark.parametrize("code", languages.codes())
+def test_the_sample_of_a_language_passes_its_own_filters(code):
+    document = Document(text=languages.load(code).sample, id="sample")
+    for step in FILTERS:
+        assert step(languages.load(code)).filter(document)[0], step.__name__
+
+
+@pytest.fixture
+def extensions(tmp_path, monkeypatch):
+    (tmp_path / "languages").mkdir()
+    monkeypatch.setenv("MEDMT5_EXTENSIONS", str(tmp_path))
+    yield tmp_path
+    module.load.cache_clear()
+
+
+def test_a_language_of_the_users_own_is_one_more(extensions):
+    assert "pt" not in languages.codes()
+    (extensions / "languages/pt.toml").write_text(GOOD, encoding="utf-8")
+    assert languages.codes() == tuple(sorted(["pt", "en", "es", "fr", "it"]))
+    assert languages.load("pt").name == "Portuguese"
+    assert split_sentences("O Sr. Silva. Sim.", "pt") == [(0, 12), (13, 17)]
 
 
 def test_an_unknown_language_lists_the_known_ones():

@@ -39,26 +39,42 @@ def test_an_empty_sentence_and_words_like_tags_survive(tokenizer):
 
 
 def documents(lengths):
-    stream = iter(range(200, 10_000))
+    starts = np.cumsum([200, *lengths])
     return tf.data.Dataset.from_generator(
-        lambda: ({"targets": np.array([next(stream) for _ in range(n)], np.int32)} for n in lengths),
-        output_signature={"targets": tf.TensorSpec([None], tf.int32)},
+        lambda: (
+            {"number": number, "targets": np.arange(start, start + length, dtype=np.int32)}
+            for number, (start, length) in enumerate(zip(starts, lengths, strict=False))
+        ),
+        output_signature={"number": tf.TensorSpec([], tf.int64), "targets": tf.TensorSpec([None], tf.int32)},
     )
 
 
-def test_chunks_cross_documents_and_the_last_is_short(tokenizer):
-    lengths = {"inputs": 16, "targets": 8}
-    dataset = corrupt_spans(documents([5, 0, 30, 1, 4]), sequence_length=lengths, output_features=FEATURES)
-    chunks = [
-        restore(c["inputs"], c["targets"], tokenizer.sentinel_ids, 1).tolist() for c in dataset.as_numpy_iterator()
-    ]
-    assert [len(chunk) for chunk in chunks] == [17, 17, 6]
-    assert list(itertools.chain(*chunks)) == list(range(200, 240))
+def corrupted(dataset, tokenizer, lengths):
+    dataset = corrupt_spans(dataset, lengths, FEATURES, task="text", steps_before_cache=2)
+    return [restore(c["inputs"], c["targets"], tokenizer.sentinel_ids, 1).tolist() for c in dataset.as_numpy_iterator()]
 
 
-def test_span_corruption_needs_to_know_the_length():
+@pytest.mark.parametrize(
+    ("lengths", "chunks"),
+    [
+        ([5, 0, 30, 1, 4], [17, 17, 6]),
+        ([0, 34, 0], [17, 17]),
+        ([17, 17, 1], [17, 17, 1]),
+        ([0, 2], [2]),
+        ([200], [17] * 11 + [13]),
+        ([0, 0], []),
+    ],
+)
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_chunks_cross_documents_but_not_epochs(tokenizer, lengths, chunks, epochs):
+    texts = corrupted(documents(lengths).repeat(epochs), tokenizer, {"inputs": 16, "targets": 8})
+    assert [len(text) for text in texts] == chunks * epochs
+    assert list(itertools.chain(*texts)) == list(range(200, 200 + sum(lengths))) * epochs
+
+
+def test_span_corruption_needs_to_know_the_length(tokenizer):
     with pytest.raises(ValueError, match="needs sequence_length"):
-        corrupt_spans(documents([3]), sequence_length=None, output_features=FEATURES)
+        corrupted(documents([3]), tokenizer, None)
 
 
 def test_the_vocabulary_agrees_with_its_tokenizer(tokenizer):

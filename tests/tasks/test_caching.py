@@ -1,21 +1,28 @@
 """Token stores hold what tasks yield, are rebuilt when anything they hang on changes, and only then."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import zlib
+from functools import partial
 
 import pytest
 import seqio
 import zstandard
 
 from medmt5.annotation.tagged_text import parse_target
+from medmt5.datasets.declarations import DATASETS
+from medmt5.datasets.declarations.declaration import Form
 from medmt5.errors import InputError
+from medmt5.mixtures.pretraining import text_size
 from medmt5.tasks.caching import build_mixture
+from medmt5.tasks.sequence_labelling import add_task
 from medmt5.tokenizer import Tokenizer
 from medmt5.tokens.mixture import Mixture
 from medmt5.tokens.store import TokenStore, read_gold
+from medmt5.train import open_stores
 
 
 def stamps(root):
@@ -35,7 +42,7 @@ def test_a_store_of_pairs_is_what_the_task_yields_with_its_gold(root, tokenizer)
     assert (
         mixture
         == Mixture.read(root, "sample_diseases.es")
-        == Mixture("sample_diseases.es", (("sample_diseases.es", 3.0),))
+        == Mixture("sample_diseases.es", (("sample_diseases.es", 1.0),))
     )
     assert sorted(path.name for path in (root / "sample_diseases.es").iterdir()) == ["dev", "test", "train"]
     store = TokenStore(root / "sample_diseases.es/train")
@@ -56,45 +63,104 @@ def test_a_store_of_pairs_is_what_the_task_yields_with_its_gold(root, tokenizer)
 
 
 def test_a_store_of_text_holds_documents_without_eos(root, tokenizer):
-    mixture = build_mixture("medical_corpus.es", root, tokenizer)
+    build_mixture("medical_corpus.es", root, tokenizer)
     store = TokenStore(root / "medical_corpus.es/train")
     assert store.manifest["objective"] == "span_corruption"
     assert store.features == ("targets",)
     assert len(store) + len(TokenStore(root / "medical_corpus.es/dev")) == 300
     assert tokenizer.decode(store[0]["targets"]).startswith("El niño tiene asma")
     assert 1 not in store[0]["targets"]
-    assert mixture.tasks == (("medical_corpus.es", float(store.lengths.sum())),), "text weighs by its tokens"
 
 
-def test_only_what_changed_is_built_again(root, environment, tokenizer, monkeypatch):
-    seqio.MixtureRegistry.add(
-        "test_both", ["sample_diseases.en", "sample_diseases.es"], default_rate=seqio.mixing_rate_num_examples
-    )
-    try:
-        build_mixture("test_both", root, tokenizer)
-        first = stamps(root)
-        assert len(first) == 6
-        build_mixture("test_both", root, tokenizer)
-        assert stamps(root) == first
-        with (environment / "raw/sample_diseases/es/train.conll").open("a", encoding="utf-8") as file:
-            file.write("\nOtra\tO\n")
-        mixture = build_mixture("test_both", root, tokenizer)
-        changed = {name for name, stamp in stamps(root).items() if stamp != first[name]}
-        assert changed == {f"sample_diseases.es/{split}" for split in ("train", "dev", "test")}
-        assert mixture.tasks == (("sample_diseases.en", 3.0), ("sample_diseases.es", 4.0))
-    finally:
-        seqio.MixtureRegistry.remove("test_both")
+@pytest.fixture
+def add_mixture():
+    """Registers a mixture for one test."""
+    names = []
+
+    def add(name, *arguments, **options):
+        seqio.MixtureRegistry.add(name, *arguments, **options)
+        names.append(name)
+        return name
+
+    yield add
+    for name in names:
+        seqio.MixtureRegistry.remove(name)
 
 
-def test_rates_that_are_numbers_are_kept(root, tokenizer):
-    seqio.MixtureRegistry.add("test_rates", [("sample_diseases.en", 0.25), ("sample_diseases.es", 2)])
-    try:
-        assert build_mixture("test_rates", root, tokenizer).tasks == (
-            ("sample_diseases.en", 0.25),
-            ("sample_diseases.es", 2.0),
-        )
-    finally:
-        seqio.MixtureRegistry.remove("test_rates")
+def test_text_weighs_by_its_tokens(root, tokenizer, add_mixture):
+    tasks = ["medical_corpus.en", "medical_corpus.es"]
+    mixture = build_mixture(add_mixture("test_text", tasks, default_rate=text_size), root, tokenizer)
+    assert dict(mixture.tasks) == {name: float(TokenStore(root / name / "train").lengths.sum()) for name in tasks}
+    assert len(set(dict(mixture.tasks).values())) == 2
+
+
+def test_a_temperature_and_a_limit_are_of_the_exact_sizes(root, environment, tokenizer, add_mixture):
+    with (environment / "raw/sample_diseases/es/train.conll").open("a", encoding="utf-8") as file:
+        file.write("\nOtra\tO\n" * 6)
+    tasks = ["sample_diseases.en", "sample_diseases.es"]
+    for name, options, expected in [
+        ("test_temperature", {"temperature": 2.0}, (3**0.5, 3.0)),
+        ("test_limit", {"maximum": 4, "temperature": 4.0}, (3**0.25, 4**0.25)),
+    ]:
+        add_mixture(name, tasks, default_rate=partial(seqio.mixing_rate_num_examples, **options))
+        mixture = build_mixture(name, root, tokenizer)
+        assert [rate for _, rate in mixture.tasks] == pytest.approx(expected, rel=1e-12)
+        # As SeqIO itself computes it from its own count.
+        registered = seqio.MixtureRegistry.get(name)
+        assert [registered.get_rate(task) for task in registered.tasks] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.fixture
+def test_only():
+    declaration = next(dataset for dataset in DATASETS if dataset.name == "sample_diseases")
+    form = Form("conll", {"test": ("sample_diseases/{lang}/test.conll",)})
+    declaration = dataclasses.replace(declaration, name="exam", forms=(form,))
+    add_task(declaration, "es")
+    yield "exam.es"
+    seqio.TaskRegistry.remove("exam.es")
+
+
+def test_a_task_without_train_split_is_for_evaluation(root, tokenizer, add_mixture, test_only):
+    rate = seqio.mixing_rate_num_examples
+    name = add_mixture("test_mixed", [("sample_diseases.en", rate), ("sample_diseases.es", 0.0), (test_only, 5.0)])
+    mixture = build_mixture(name, root, tokenizer)
+    assert mixture.tasks == (("exam.es", 0.0), ("sample_diseases.en", 3.0), ("sample_diseases.es", 0.0))
+    assert {path.name for path in (root / test_only).iterdir()} == {"test"}
+    trained_on = open_stores(mixture, root, "train", tokenizer)
+    assert [(store.name, rate) for store, rate in trained_on] == [("sample_diseases.en/train", 3.0)]
+    assert [store.name for store, _ in open_stores(mixture, root, "dev", tokenizer)] == ["sample_diseases.en/dev"]
+    # SeqIO itself, asked for the same mixture, draws from the same task.
+    examples = seqio.MixtureRegistry.get(name).get_dataset({"inputs": 64, "targets": 64}, "train", shuffle=False)
+    assert {tokenizer.decode(e["inputs"])[:14] for e in examples.take(9).as_numpy_iterator()} == {
+        "<Disease>The p",
+        "<Disease>No fe",
+    }
+
+
+def test_a_mixture_for_evaluation_is_not_trained_on(root, tokenizer, add_mixture, test_only):
+    mixture = build_mixture(add_mixture("test_exams", [test_only], default_rate=1.0), root, tokenizer)
+    with pytest.raises(InputError, match="test_exams is for evaluation"):
+        open_stores(mixture, root, "train", tokenizer)
+
+
+def test_only_what_changed_is_built_again(root, environment, tokenizer, add_mixture):
+    add_mixture("test_both", ["sample_diseases.en", "sample_diseases.es"], default_rate=seqio.mixing_rate_num_examples)
+    build_mixture("test_both", root, tokenizer)
+    first = stamps(root)
+    assert len(first) == 6
+    build_mixture("test_both", root, tokenizer)
+    assert stamps(root) == first
+    with (environment / "raw/sample_diseases/es/train.conll").open("a", encoding="utf-8") as file:
+        file.write("\nOtra\tO\n")
+    mixture = build_mixture("test_both", root, tokenizer)
+    changed = {name for name, stamp in stamps(root).items() if stamp != first[name]}
+    assert changed == {f"sample_diseases.es/{split}" for split in ("train", "dev", "test")}
+    assert mixture.tasks == (("sample_diseases.en", 3.0), ("sample_diseases.es", 4.0))
+
+
+def test_rates_that_are_numbers_are_kept(root, tokenizer, add_mixture):
+    rates = (("sample_diseases.en", 0.25), ("sample_diseases.es", 2.0))
+    assert build_mixture(add_mixture("test_rates", list(rates)), root, tokenizer).tasks == rates
 
 
 def test_a_split_without_documents_has_no_store_but_training_needs_one(root, environment, tokenizer):

@@ -30,9 +30,16 @@ def test_a_broken_file_is_named(tmp_path, content):
         Mixture.read(tmp_path, "m")
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan")])
-def test_rates_are_positive(rate):
-    with pytest.raises(InputError, match="must be above 0"):
+def test_a_task_of_rate_0_is_not_trained_on(tmp_path):
+    mixture = Mixture("m", (("a.en", 1.0), ("a.es", 0.0)))
+    mixture.write(tmp_path)
+    assert Mixture.read(tmp_path, "m") == mixture
+    assert mixture.trained_on == (("a.en", 1.0),)
+
+
+@pytest.mark.parametrize("rate", [-1, float("nan"), float("inf")])
+def test_rates_are_numbers_that_are_not_negative(rate):
+    with pytest.raises(InputError, match="must be a number of at least 0"):
         Mixture("m", (("a", rate),))
 
 

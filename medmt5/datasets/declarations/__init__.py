@@ -1,4 +1,6 @@
-"""The labelled data sets, one TOML file each: a new one is a new file here, and perhaps a label."""
+"""The labelled data sets, one TOML file each: a new one is a new file here or among the user's own
+(`medmt5.extensions`), and perhaps a label.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,9 @@ from pathlib import Path
 
 from medmt5.datasets.declarations.declaration import LabelledDataset, clean_variant, parse
 from medmt5.errors import InputError
+from medmt5.extensions import find_toml
 
-_ALL = tuple(parse(path) for path in sorted(Path(__file__).parent.glob("*.toml")))
+_ALL = tuple(parse(path) for path in find_toml(Path(__file__).parent, "datasets").values())
 
 DATASETS: tuple[LabelledDataset, ...] = tuple(dataset for dataset in _ALL if not dataset.variant_of)
 """Every data set once."""
