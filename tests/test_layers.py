@@ -65,7 +65,7 @@ def test_a_unit_imports_only_what_its_layer_may(path):
 
 
 def test_every_unit_has_a_rule():
-    entry_points = {"__init__", "cli", "config", "demo"}
+    entry_points = {"__init__", "arguments", "cli", "config", "demo"}
     assert {unit_of(path) for path in FILES} == set(FORBIDDEN) | entry_points
 
 

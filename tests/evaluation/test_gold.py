@@ -30,7 +30,7 @@ def sample(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=TASKS, ids=lambda task: f"{task[0].name}.{task[1]}")
 def test_set(request):
-    """A declaration, one of its languages, and the examples of its last split that is there: of its test, if it has one."""
+    """A declaration, one of its languages, and the examples of its last split that is there: mostly the test."""
     dataset, lang = request.param
     ours = dataset.name.startswith("sample_")
     folder = request.getfixturevalue("sample") if ours else request.getfixturevalue("real_data") / "benchmarks"
