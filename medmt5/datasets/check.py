@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from medmt5.datasets.reading import read_part
 from medmt5.datasets.splits import is_dev
 from medmt5.errors import InputError
 
-COMPARED = {"conll": ("sentences", "words"), "xmi": ("sentences",)}
+COMPARED = {"conll": ("sentences", "words"), "inline_tags": ("sentences",), "xmi": ("sentences",)}
 """What a format comes divided into. Elsewhere we divide, so that the owners count other sentences and words."""
 
 Key = tuple[str, str]
@@ -88,7 +88,7 @@ class Report:
 
 
 def run_check(names: Sequence[str], folder: Path | None, json_file: Path | None) -> int:
-    """Checks the named sets ("e3c" or "e3c.fr"; none = all), prints tables; returns 0 if all is accounted for, else 1.
+    """Checks the named sets (none = all), prints tables; returns 0 if all is accounted for, else 1.
 
     Raises:
       InputError: an unknown name, no data directory.
@@ -192,12 +192,16 @@ def _comparable(published: Counts, files: RawFiles) -> dict[str, int]:
 def print_report(report: Report, console: Console | None = None) -> None:
     """Prints the tables: counts, repairs, leaks, what is absent, what failed. No text of the data."""
     console = console or Console()
-    console.print(_counts_table(report.parts))
+    console.print(_never_cut(_counts_table(report.parts)))
     if any(part.repairs.counts for part in report.parts):
-        console.print(_repairs_table(report.parts))
+        console.print(_never_cut(_repairs_table(report.parts)))
     if report.leaks:
-        console.print(_leaks_table(report.leaks))
-    for title, entries in (("Not there", report.absent), ("Could not be read", report.failures)):
+        console.print(_never_cut(_leaks_table(report.leaks)))
+    absent: defaultdict[str, list[str]] = defaultdict(list)  # data set -> its languages and parts
+    for name in report.absent:
+        absent[name.partition(".")[0]].append(name)
+    missing = {", ".join(names): report.absent[names[0]] for names in absent.values()}
+    for title, entries in (("Not there", missing), ("Could not be read", report.failures)):
         if entries:
             console.print(f"\n{title}:", highlight=False)
         for name, text in entries.items():
@@ -235,6 +239,13 @@ def _repairs_table(parts: Sequence[PartReport]) -> Table:
         for kind, number in part.repairs.counts.most_common():
             places = "\n".join(_short(place) for place in part.repairs.places[kind])
             table.add_row(part.set, part.part, kind, f"{number:,}", places)
+    return table
+
+
+def _never_cut(table: Table) -> Table:
+    """Lets narrow terminals fold long names and places instead of cutting them."""
+    for column in table.columns:
+        column.overflow = "fold"
     return table
 
 

@@ -1,4 +1,4 @@
-"""Reads texts with inline tags, `no <dis>hearing loss</dis>` (DIANN): one file a document.
+"""Reads texts with inline tags, `no <dis>hearing loss</dis>` (DIANN): one file a document, one sentence a line.
 
 The names in the label map are the tags; everything else in angle brackets is text, as in "p <.05". Tags are taken by
 name, so that they may nest or cross. `&amp;` and other references of XML are characters.
@@ -22,6 +22,7 @@ from medmt5.annotation.repairs import Repairs
 from medmt5.errors import InputError
 
 MARKUP = re.compile(r"<(?P<slash>/?)(?P<tag>[^\W\d]\w*)>|&(?:amp|lt|gt|quot|apos|#[0-9]{1,7}|#x[0-9a-fA-F]{1,6});|\n")
+LINE = re.compile(r"\S(?:[^\r\n]*\S)?")
 
 
 def read_inline_tags(
@@ -53,7 +54,8 @@ def read_inline_tags(
             mentions.drop(None)
             continue
         seen.add(id)
-        yield from split_document(id, lang, mentions.text, mentions.spans, repairs, file)
+        lines = [match.span() for match in LINE.finditer(mentions.text)]
+        yield from split_document(id, lang, mentions.text, mentions.spans, repairs, file, lines)
     if name is None:
         raise InputError(f"no documents (.txt) in {path}; check the path")
 

@@ -229,6 +229,8 @@ def test_one_document_gives_the_same_examples_in_every_format_and_no_span_is_los
         check(by_format[format], repairs)
         assert not repairs.counts.keys() - {"sentences joined by a span"}
     examples = by_format["brat"]
+    by_line = by_format.pop("inline_tags")  # whose lines are its sentences
+    assert [(e.words, e.tags) for e in joined(by_line)] == [(e.words, e.tags) for e in joined(examples)]
     assert all(other == examples for other in by_format.values())
 
     # Every word and every span of the text is there, in order, at the place that it has in the text.
@@ -240,6 +242,11 @@ def test_one_document_gives_the_same_examples_in_every_format_and_no_span_is_los
         found += [Span(start + s, start + e, label) for s, e, label in example.spans]
     assert words == split_words(text)
     assert found == spans
+
+
+def joined(examples):
+    words, tags = (sum((getattr(e, name) for e in examples), ()) for name in ("words", "tags"))
+    return [LabelledExample.from_words("", "en", words, tags)]
 
 
 @st.composite
