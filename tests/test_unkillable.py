@@ -79,7 +79,7 @@ def test_one_changed_bit_makes_two_runs_differ(tmp_path):
     assert len(soak.compare(tmp_path / "a", tmp_path / "b", 1)) == 2
 
 
-PAIR_STEPS = 80
+PAIR_STEPS = 36
 SOON = 60  # seconds: far below the 100 of JAX's heartbeat and the 1200 of Orbax's barrier
 
 

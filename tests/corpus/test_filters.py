@@ -9,7 +9,7 @@ from medmt5.corpus.deduplication import Duplicates, fold
 from medmt5.sample import phrases, raw
 
 QUALITY = languages.Quality(frozenset({"le", "à"}), min_words=3, min_stop_words=0.2)
-LANGUAGE = languages.Language("fr", "French", "spaces", "", QUALITY)
+LANGUAGE = languages.Language("fr", "French", "spaces", sample="", quality=QUALITY)
 
 
 def keeps(step, text):
