@@ -11,27 +11,14 @@ from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
 from medmt5.annotation.example import LabelledExample
-from medmt5.annotation.formats.bioc import read_bioc
-from medmt5.annotation.formats.brat import read_brat
-from medmt5.annotation.formats.conll import read_conll
-from medmt5.annotation.formats.inline_tags import read_inline_tags
-from medmt5.annotation.formats.pubtator import read_pubtator
-from medmt5.annotation.formats.xmi import read_xmi
 from medmt5.annotation.labels import LABELS
 from medmt5.annotation.repairs import Repairs
 from medmt5.annotation.spans import Span, tags_to_spans, to_characters, to_words
 from medmt5.annotation.words import split_words
+from medmt5.datasets.reading import READERS
 from medmt5.errors import InputError
 
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-READERS = {
-    "bioc": read_bioc,
-    "brat": read_brat,
-    "conll": read_conll,
-    "inline_tags": read_inline_tags,
-    "pubtator": read_pubtator,
-    "xmi": read_xmi,
-}
 DOCUMENT_FORMATS = sorted(READERS.keys() - {"conll"})
 
 TEXT = "Niño with asthma 😀 and “severe” fever. Dr. Ruiz saw no cancer; 5 < 7 & more."
@@ -276,7 +263,7 @@ def test_every_annotation_is_a_span_or_counted_as_dropped(tmp_path, format, span
 def test_every_opening_tag_is_a_span_or_counted_as_dropped(tmp_path, parts):
     (tmp_path / "7.txt").write_text("".join(parts) + "end")
     repairs = Repairs()
-    examples = list(read_inline_tags(tmp_path, "en", None, repairs))
+    examples = list(READERS["inline_tags"](tmp_path, "en", None, repairs))
     check(examples, repairs)
     opening, closing = (sum(part.startswith(sign) for part in parts) for sign in ("<D", "</D"))
     assert num_kept(examples) + num_dropped(repairs) == opening
@@ -298,7 +285,7 @@ def test_every_line_of_conll_is_words_or_counted_and_its_spans_are_those_of_seqe
         "".join(f"{word}\t{tag}\n" for word, tag in [("x", "O"), *lines]), encoding="utf-8"
     )
     repairs = Repairs()
-    [example] = read_conll(tmp_path / "f.conll", "en", None, repairs)
+    [example] = READERS["conll"](tmp_path / "f.conll", "en", None, repairs)
     check([example], repairs)
     kept = [(word.split(" "), tag) for word, tag in lines if word]
     assert list(example.words) == ["x", *(word for words, _ in kept for word in words)]
