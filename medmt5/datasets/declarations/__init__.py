@@ -13,6 +13,11 @@ from medmt5.extensions import find_toml
 
 _ALL = tuple(parse(path) for path in find_toml(Path(__file__).parent, "datasets").values())
 
+for _dataset in _ALL:
+    for _other in (*((_dataset.variant_of,) if _dataset.variant_of else ()), *_dataset.scored_with):
+        if _other not in {dataset.name for dataset in _ALL}:
+            raise InputError(f"{_dataset.name}: variant_of and scored_with must name data sets; {_other!r} is none")
+
 DATASETS: tuple[LabelledDataset, ...] = tuple(dataset for dataset in _ALL if not dataset.variant_of)
 """Every data set once."""
 
