@@ -73,6 +73,8 @@ def test_every_set_with_a_test_has_a_clean_variant_and_only_those():
 def test_an_unknown_name_is_told_with_the_nearest():
     with pytest.raises(InputError, match="no data set 'e3d'; did you mean e3c"):
         find("e3d")
+    with pytest.raises(InputError, match=r"no data set 'e3c.en'; did you mean e3c\?"):
+        find("e3c.en")
 
 
 def test_the_formats_are_those_that_are_read():

@@ -36,7 +36,8 @@ def find(name: str) -> LabelledDataset:
     """
     known = {dataset.name: dataset for dataset in (*DATASETS, *VARIANTS)}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        stem = name.partition(".")[0]  # of a task: here a set is named without its language
+        near = [stem] if stem in known else difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         advice = f"did you mean {' or '.join(near)}? " if near else ""
         raise InputError(f"no data set {name!r}; {advice}known are {', '.join(known)}")
     return known[name]
