@@ -22,7 +22,7 @@ from medmt5.annotation.repairs import Repairs
 from medmt5.datasets.declarations import DATASETS, VARIANTS, LabelledDataset, find
 from medmt5.datasets.declarations.declaration import UNITS, Counts
 from medmt5.datasets.leakage import DOCUMENT, EXACT, NEAR, find_leaks
-from medmt5.datasets.raw_files import RawFiles, data_folder, find_files, where_to_put
+from medmt5.datasets.raw_files import DATA_DIR, RawFiles, data_folder, find_files, where_to_put
 from medmt5.datasets.reading import read_part
 from medmt5.datasets.splits import is_dev
 from medmt5.errors import InputError
@@ -69,7 +69,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        return not self.failures and not any(part.problems for part in self.parts)
+        return bool(self.parts) and not self.failures and not any(part.problems for part in self.parts)
 
     def to_json(self) -> dict[str, Any]:
         parts = [
@@ -94,6 +94,8 @@ def run_check(names: Sequence[str], folder: Path | None, json_file: Path | None)
       InputError: an unknown name, no data directory.
     """
     place = data_folder(folder)
+    if not place.is_dir():
+        raise InputError(f"no folder {place}; --data_dir, or {DATA_DIR}, must name the one that holds the data sets")
     report = check([find(name) for name in names] or [*DATASETS, *(v for v in VARIANTS if not v.clean)], place)
     if json_file:
         json_file.write_text(json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -209,7 +211,9 @@ def print_report(report: Report, console: Console | None = None) -> None:
     console.print(
         "\nEverything that is there was read, and every deviation is accounted for."
         if report.passed
-        else "\nNot everything could be read or accounted for.",
+        else "\nNot everything could be read or accounted for."
+        if report.parts or report.failures
+        else "\nNothing was read: none of these data sets is there.",
         highlight=False,
     )
 

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--long", action="store_true", help="also how to get each, citations and variants")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    check = commands.add_parser("check", help="Read data sets whole and account for every number.")
+    check = _add(commands, "check", "Read data sets whole and account for every number.", "e3c diann --data_dir raw")
     check.add_argument(
         "name", nargs="*", metavar="NAME", help="a data set or variant, as `medmt5 data --long` lists it"
     )
@@ -27,19 +27,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--data_dir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help=FOLDER)
     check.set_defaults(run=_check, parser=check)
 
-    get = commands.add_parser("get", help="Fetch what its owners offer at a stable address; sha256 is checked.")
+    get = _add(commands, "get", "Fetch what its owners offer at a stable address, by sha256.", "diann --data_dir raw")
     get.add_argument("name", metavar="NAME", help="a data set or variant, as `medmt5 data --long` lists it")
     get.add_argument("--data_dir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help=FOLDER)
     get.set_defaults(run=_get)
+
+
+def _add(commands, name: str, help: str, example: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=help,
+        description=help,
+        epilog=f"example:\n  medmt5 data {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def run_list(args, rest) -> None:
     """Runs `medmt5 data`."""
     from medmt5.datasets.listing import print_list
     from medmt5.datasets.raw_files import DATA_DIR, data_folder
+    from medmt5.errors import InputError
 
     there = args.data_dir or os.environ.get(DATA_DIR)
-    print_list(data_folder(there) if there else None, args.long)
+    folder = data_folder(there) if there else None
+    if folder and not folder.is_dir():
+        raise InputError(f"no folder {folder}; --data_dir, or {DATA_DIR}, must name the one that holds the data sets")
+    print_list(folder, args.long)
 
 
 def _check(args, rest) -> int:

@@ -21,6 +21,9 @@ def print_list(folder: Path | None, long: bool, console: Console | None = None) 
     """
     console = console or Console()
     table = Table("set", "labels", *PARTS, "licence", "there")
+    for column in table.columns:
+        column.overflow = "fold"
+    table.columns[0].no_wrap = True  # a name that is cut cannot be given to `medmt5 data check`
     for dataset in DATASETS:
         for lang in dataset.languages:
             sizes = [_size(dataset, lang, part) for part in PARTS]

@@ -39,12 +39,7 @@ def read_part(
     dataset: LabelledDataset, lang: str, files: RawFiles, part: str, repairs: Repairs
 ) -> Iterator[LabelledExample]:
     """Yields the examples of a part as its owners divide the set; `repairs` counts those of this part."""
-    read = READERS.get(files.form.format)
-    if read is None:
-        raise InputError(
-            f"{dataset.name}: there is no format {files.form.format!r}; its declaration must use one of "
-            f"{', '.join(READERS)}"
-        )
+    read = READERS[files.form.format]
     if files.listed:
         yield from _read_listed(read, dataset, lang, files, part, repairs)
         return

@@ -104,7 +104,11 @@ def load(code: str) -> Language:
             f"the folder that {ENVIRONMENT_VARIABLE} names (docs/adding_a_language.md)"
         )
     path = files[code]
-    language = parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        toml = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8: {error}") from error
+    language = parse(toml, str(path))
     if language.code != code:
         raise InputError(f"{path}: code must be the file's name, {code!r}, not {language.code!r}")
     return language
@@ -116,6 +120,11 @@ def parse(toml: str, name: str) -> Language:
         table = tomllib.loads(toml)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{name}: not TOML: {error}") from error
+    if not isinstance(table.get("quality", {}), dict):
+        raise InputError(f"{name}: quality must be a table, below a line [quality]")
+    tables = table.get("sources", [])
+    if not isinstance(tables, list) or not all(isinstance(entry, dict) for entry in tables):
+        raise InputError(f"{name}: sources must be tables, each below a line [[sources]]")
     quality = _build(Quality, table.pop("quality", {}), f"{name}, [quality]", convert={"stop_words": frozenset})
     entries = [(f"{name}, [[sources]] number {i}", entry) for i, entry in enumerate(table.pop("sources", []), 1)]
     sources = tuple(_build(Source, entry, where) for where, entry in entries)
@@ -147,6 +156,8 @@ def _build(cls: type, table: Mapping[str, Any], where: str, convert: Mapping[str
     for key, value in table.items():
         if (kind := kinds.get(str(known[key].type))) and (not isinstance(value, kind) or isinstance(value, bool)):
             raise InputError(f"{where}: {key} must be of type {known[key].type}, not {value!r}")
+        if isinstance(value, list) and not all(isinstance(entry, str) for entry in value):
+            raise InputError(f"{where}: {key} must be a list of strings, not {value!r}")
     return cls(**{key: (convert or {}).get(key, lambda v: v)(value) for key, value in table.items()})
 
 

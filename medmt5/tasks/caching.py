@@ -56,6 +56,8 @@ def build_mixture(name: str, root: Path, tokenizer: Tokenizer) -> Mixture:
     rates = mixture.rate_per_task_name if isinstance(mixture, seqio.Mixture) else {name: 1.0}
     members = []
     for task in tasks:
+        splits_there(task)  # raises where files are missing: now, not after the stores of others were built for minutes
+    for task in tasks:
         build_stores(task, root, tokenizer)
         rate = rates[task.name] if task.name in rates else mixture.get_rate(task)  # the latter: of a mixture within
         if "train" not in task.splits:
@@ -82,7 +84,7 @@ def build_stores(task: seqio.Task, root: Path, tokenizer: Tokenizer) -> None:
     for split in task.splits:
         directory = root / task.name / split
         if split not in there:
-            logger.warning("%s has no %s: its files are not there (medmt5 data %s)", task.name, split, task.name)
+            logger.warning("%s has no %s: its files are not there; how to get them: medmt5 data", task.name, split)
             shutil.rmtree(directory, ignore_errors=True)  # of other files than those that are there now
         elif not _is_current(directory, content_facts(task, split), tokenizer):
             _build_store(task, split, directory, tokenizer)

@@ -84,14 +84,14 @@ def test_what_is_absent_is_listed_and_no_error_what_cannot_be_read_is_one(folder
     assert "train.tsv:1" in report.failures["toy.es"]
 
 
-def test_documents_sentences_and_words_that_we_divided_are_not_compared(tmp_path, write_instance):
+def test_words_that_we_divided_are_not_compared(tmp_path, write_instance):
     dataset = find("diann")
     write_instance(dataset, "en", tmp_path)
     parts = {part.part: part for part in check([dataset], tmp_path).parts}
-    assert parts["train"].published == {"documents": 400, "Dis": 1413}
+    assert parts["train"].published == {"documents": 400, "sentences": 4782, "Dis": 1413}  # a line is a sentence
     assert parts["train"].counts == {
         "documents": 12,
-        "sentences": 36,
+        "sentences": 12,
         "words": parts["train"].counts["words"],
         "Dis": 12,
     }
@@ -126,6 +126,23 @@ def test_the_command_fails_for_wrong_counts_wrong_names_and_no_name(tmp_path, wr
     assert "did you mean ncbi_disease" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["data", "check", "--data_dir", str(tmp_path)])
+
+
+def test_nothing_at_all_is_no_success(tmp_path, capsys):
+    assert main(["data", "check", "--all", "--data_dir", str(tmp_path)]) == 1
+    assert "Nothing was read" in capsys.readouterr().out
+    for command in (["data"], ["data", "check", "--all"]):
+        assert main([*command, "--data_dir", str(tmp_path / "misspelt")]) == 2
+        assert "no folder" in capsys.readouterr().err
+
+
+def test_names_are_whole_on_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("MEDMT5_DATA_DIR", raising=False)
+    assert main(["data"]) == 0
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert all(f"{dataset.name}.{lang}" in shown for dataset in DATASETS for lang in dataset.languages)
 
 
 def test_the_list_tells_what_is_there_and_how_to_get_the_rest(tmp_path, write_instance, capsys, monkeypatch):

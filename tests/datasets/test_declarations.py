@@ -9,7 +9,7 @@ import pytest
 from medmt5 import languages
 from medmt5.datasets import declarations, splits
 from medmt5.datasets.declarations import DATASETS, VARIANTS, find
-from medmt5.datasets.declarations.declaration import UNITS, parse
+from medmt5.datasets.declarations.declaration import FORMATS, UNITS, parse
 from medmt5.datasets.reading import READERS
 from medmt5.errors import InputError
 
@@ -25,8 +25,6 @@ def test_no_task_is_declared_twice():
 def test_a_declaration_is_whole(dataset):
     assert set(dataset.languages) <= set(languages.codes())
     assert all((dataset.licence, dataset.citation, dataset.homepage, dataset.get))
-    for form in dataset.forms:
-        assert form.format in READERS
     for lang in dataset.languages:
         for form in dataset.forms_of(lang):
             first = [form.places(part, lang)[0] for part in dataset.parts]
@@ -75,6 +73,12 @@ def test_every_set_with_a_test_has_a_clean_variant_and_only_those():
 def test_an_unknown_name_is_told_with_the_nearest():
     with pytest.raises(InputError, match="no data set 'e3d'; did you mean e3c"):
         find("e3d")
+    with pytest.raises(InputError, match=r"no data set 'e3c.en'; did you mean e3c\?"):
+        find("e3c.en")
+
+
+def test_the_formats_are_those_that_are_read():
+    assert set(FORMATS) == set(READERS)
 
 
 GOOD = """
@@ -119,6 +123,26 @@ def test_a_declaration_is_read_as_written(tmp_path):
         ('get = "write it"', 'get = "write it"\ndev_share = 0.1\n', None),
         ("test = [", "dev = [", None),
         ("[label_map]", "[label_map", "not TOML"),
+        ('"toy/train.tsv"', '"toy/{lng}.tsv"', "braces in a place of files must be one of {lang}"),
+        ('"toy/train.tsv"', '"toy/{lang.tsv"', "braces in a place of files must be one of {lang}"),
+        ('"toy/train.tsv"', "3", "files must be a table of strings"),
+        ('"conll"', '"conl"', "there is no format 'conl'; it must be one of bioc, brat, conll"),
+        ("[[forms]]", "[forms]", "forms must be tables, each below a line [[forms]]"),
+        ('["en"]', '"en"', "languages must be a list of strings, not 'en'"),
+        ('["en"]', '["en", "en"]', "languages must have at least one code, and each once"),
+        ('["en"]', '["xx"]', "no language 'xx'"),
+        ('["Disease"]', '["Diseas"]', "unknown label 'Diseas'"),
+        ('"1.0.0"', '"one"', "version must be three numbers"),
+        ('get = "write it"', 'get = "write it"\nclean = true', "unknown keys clean"),
+        ('get = "write it"', 'get = "write it"\ndocuments = "none.tsv"', "documents must name a table"),
+        ("[label_map]", "[published.en.trian]\nsentences = 3\n[label_map]", "there is no part en.trian"),
+        ("[label_map]", "[published.en.train]\nsentence = 3\n[label_map]", "nothing counts sentence; known are"),
+        ("[label_map]", '[published.en.train]\nwords = "3"\n[label_map]', "en.train must be a table of whole numbers"),
+        (
+            "[label_map]",
+            '[[downloads]]\nurl = "https://x/"\nfolder = "../"\n[downloads.sha256]\na = "0"\n[label_map]',
+            "files must lie below the data directory",
+        ),
     ],
 )
 def test_a_faulty_declaration_is_an_input_error(tmp_path, old, new, message):
@@ -128,7 +152,15 @@ def test_a_faulty_declaration_is_an_input_error(tmp_path, old, new, message):
     if message is None:
         parse(path)
         return
-    with pytest.raises(InputError, match=re.escape(message)):
+    with pytest.raises(InputError, match=re.escape(message)) as told:
+        parse(path)
+    assert str(told.value).startswith(f"{path}: ")
+
+
+def test_a_declaration_that_is_not_utf8_is_an_input_error(tmp_path):
+    path = tmp_path / "toy.toml"
+    path.write_bytes(GOOD.encode() + b"# \xe9\n")
+    with pytest.raises(InputError, match="not TOML"):
         parse(path)
 
 

@@ -68,6 +68,9 @@ def test_words_are_runs_between_spaces_or_characters():
         ('"jsonl"', '"docx"', r"format must be one of medline_xml, .* not 'docx'"),
         ('"spaces"', '"none"', r"segmentation must be one of spaces, characters, not 'none'"),
         ("pt/scielo/*", "../other/*", r"below the data directory, not '\.\./other"),
+        ("[[sources]]", "[sources]", r"pt\.toml: sources must be tables, each below a line \[\[sources\]\]"),
+        ("[quality]", "[[quality]]", r"pt\.toml: quality must be a table, below a line \[quality\]"),
+        ('["de", "que"]', '["de", 2]', r"stop_words must be a list of strings, not \['de', 2\]"),
         ('code = "pt"', "code = ", r"pt\.toml: not TOML: .*line 2"),
     ],
 )
@@ -115,3 +118,9 @@ def test_a_file_must_be_named_by_its_code(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     with pytest.raises(InputError, match="code must be the file's name, 'xx', not 'pt'"):
         module.load.__wrapped__("xx")
+
+
+def test_a_file_that_is_not_utf8_is_told(extensions):
+    (extensions / "languages/pt.toml").write_bytes(GOOD.replace("Portuguese", "Português").encode("latin-1"))
+    with pytest.raises(InputError, match=r"pt\.toml: not UTF-8"):
+        languages.load("pt")

@@ -158,6 +158,14 @@ def test_only_what_changed_is_built_again(root, environment, tokenizer, add_mixt
     assert mixture.tasks == (("sample_diseases.en", 3.0), ("sample_diseases.es", 4.0))
 
 
+def test_what_is_missing_is_told_before_anything_is_built(root, environment, tokenizer, add_mixture):
+    (environment / "raw/sample_diseases/es/train.conll").unlink()
+    name = add_mixture("test_missing", ["sample_diseases.en", "sample_diseases.es"], default_rate=1.0)
+    with pytest.raises(InputError, match=r"sample_diseases/es/train\.conll is missing"):
+        build_mixture(name, root, tokenizer)
+    assert not stamps(root)
+
+
 def test_rates_that_are_numbers_are_kept(root, tokenizer, add_mixture):
     rates = (("sample_diseases.en", 0.25), ("sample_diseases.es", 2.0))
     assert build_mixture(add_mixture("test_rates", list(rates)), root, tokenizer).tasks == rates

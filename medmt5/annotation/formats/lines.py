@@ -1,7 +1,7 @@
 """Text as annotation needs it: lines numbered, decoded without stopping, and never cut inside a line.
 
-Only \\n and \\r\\n end a line. `str.splitlines` would also end one at U+2028 or U+0085, which occur inside real
-sentences.
+Only \\n and \\r\\n end a line, and \\r in a file that has no \\n, which is counted. `str.splitlines` would also end one
+at U+2028 or U+0085, which occur inside real sentences.
 
 Bytes that are not UTF-8 come from files joined of several encodings. 0xC2 and 0xC3 begin nearly every accented letter
 of UTF-8: alone, they are what is left of one, and become U+FFFD. Others are read as CP1252, one character a byte (0xF1
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from medmt5.annotation.archives import read_members
 from medmt5.annotation.repairs import Repairs
+from medmt5.errors import InputError
 
 # What `surrogateescape` makes of a byte that is not UTF-8, and what CP1252 makes of the same byte.
 CP1252 = {
@@ -40,7 +41,11 @@ def read_lines(path: str | os.PathLike, repairs: Repairs) -> Iterator[tuple[int,
 
 def split_lines(data: bytes, path: str | os.PathLike, repairs: Repairs) -> Iterator[tuple[int, str]]:
     """Yields (line number from 1, text without its end) of a file's content."""
-    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+    end = b"\n"
+    if end not in data and b"\r" in data.rstrip(b"\r"):
+        end = b"\r"
+        repairs.add("line ends of old Macs read", path)
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(end), start=1):
         yield number, decode(line.rstrip(b"\r"), path, repairs, number)
 
 
@@ -53,7 +58,13 @@ def is_empty(data: bytes, path: str | os.PathLike, repairs: Repairs) -> bool:
 
 
 def decode(data: bytes, path: str | os.PathLike, repairs: Repairs, line: int | None = None) -> str:
-    """Returns `data` as text, a character for each byte that is not UTF-8; counted once a call and kind."""
+    """Returns `data` as text, a character for each byte that is not UTF-8; counted once a call and kind.
+
+    Raises:
+      InputError: it begins as UTF-16, of which nothing could be told but NULs.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{path}: text must be UTF-8, but this is UTF-16; convert it (iconv -f UTF-16 -t UTF-8)")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:

@@ -13,6 +13,11 @@ from medmt5.extensions import find_toml
 
 _ALL = tuple(parse(path) for path in find_toml(Path(__file__).parent, "datasets").values())
 
+for _dataset in _ALL:
+    for _other in (*((_dataset.variant_of,) if _dataset.variant_of else ()), *_dataset.scored_with):
+        if _other not in {dataset.name for dataset in _ALL}:
+            raise InputError(f"{_dataset.name}: variant_of and scored_with must name data sets; {_other!r} is none")
+
 DATASETS: tuple[LabelledDataset, ...] = tuple(dataset for dataset in _ALL if not dataset.variant_of)
 """Every data set once."""
 
@@ -31,7 +36,8 @@ def find(name: str) -> LabelledDataset:
     """
     known = {dataset.name: dataset for dataset in (*DATASETS, *VARIANTS)}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        stem = name.partition(".")[0]  # of a task: here a set is named without its language
+        near = [stem] if stem in known else difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         advice = f"did you mean {' or '.join(near)}? " if near else ""
         raise InputError(f"no data set {name!r}; {advice}known are {', '.join(known)}")
     return known[name]

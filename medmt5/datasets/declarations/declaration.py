@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 from medmt5 import languages
 from medmt5.annotation.labels import LabelMap, check_labels
 from medmt5.errors import InputError
+
+FORMATS = ("bioc", "brat", "conll", "inline_tags", "pubtator", "xmi")
+"""What `datasets.reading` reads."""
 
 PARTS = ("train", "dev", "test")
 UNITS = ("documents", "sentences", "words")
@@ -30,7 +34,7 @@ class Form:
     """One way the files come. All forms of a data set hold the same examples; the one that is there is read.
 
     Attributes:
-      format: a key of `reading.READERS`.
+      format: one of FORMATS.
       files: part -> places below the data directory, the first that is there counts; {lang}, {LANG}, {language} and
         {Language} stand for the code and the English name; a place may go on inside an archive.
       languages: that come so; () for all of the data set.
@@ -138,73 +142,153 @@ def clean_variant(dataset: LabelledDataset) -> LabelledDataset:
 
 
 def parse(path: Path) -> LabelledDataset:
-    """Returns the declaration in a TOML file; every fault raises InputError."""
+    """Returns the declaration in a TOML file; every fault raises InputError, which names the file."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        dataset = _parse(path)
+        _check(dataset)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from error
-    forms = tuple(
-        _build(Form, form | {"files": {part: _listed(p) for part, p in form.get("files", {}).items()}}, path)
-        for form in table.get("forms", [])
-    )
-    dataset = _build(
-        LabelledDataset,
-        table
-        | {
-            "forms": forms,
-            "label_map": {source: ours or None for source, ours in table.get("label_map", {}).items()},
-            "downloads": tuple(_build(Download, download, path) for download in table.get("downloads", [])),
-            "differences": tuple(_build(Difference, entry, path) for entry in table.get("differences", [])),
-            "documents": _read_documents(path.with_name(table["documents"])) if "documents" in table else {},
-        },
-        path,
-    )
-    _check(dataset, path)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if path.stem != dataset.name:
+        raise InputError(f"{path}: name must be the file's name, {path.stem!r}, not {dataset.name!r}")
     return dataset
 
 
-def _listed(places: str | list[str]) -> tuple[str, ...]:
-    return (places,) if isinstance(places, str) else tuple(places)
+def _parse(path: Path) -> LabelledDataset:
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    forms = [
+        form | {"files": {part: _listed(places) for part, places in _table(form, "files").items()}}
+        for form in _tables(table, "forms")
+    ]
+    return _build(
+        LabelledDataset,
+        table
+        | {
+            "forms": tuple(_build(Form, form) for form in forms),
+            "label_map": {source: ours or None for source, ours in _table(table, "label_map").items()},
+            "downloads": tuple(_build(Download, download) for download in _tables(table, "downloads")),
+            "differences": tuple(_build(Difference, entry) for entry in _tables(table, "differences")),
+            "documents": _read_documents(path.parent, table["documents"]) if "documents" in table else {},
+        },
+    )
 
 
-def _build(cls: type, table: Mapping[str, Any], path: Path) -> Any:
-    known = {f.name: f for f in fields(cls)}
+def _table(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    if not isinstance(value := table.get(key, {}), dict):
+        raise InputError(f"{key} must be a table, [{key}], not {value!r}")
+    return value
+
+
+def _tables(table: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    value = table.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise InputError(f"{key} must be tables, each below a line [[{key}]]")
+    return value
+
+
+def _listed(places: Any) -> Any:
+    return [places] if isinstance(places, str) else places
+
+
+KINDS = {
+    "str": ("a string", lambda value: isinstance(value, str)),
+    "int": ("a whole number", lambda value: type(value) is int),
+    "float": ("a number", lambda value: type(value) in (int, float)),
+    "tuple[str, ...]": ("a list of strings", lambda value: _is_strings(value)),
+    "Mapping[str, tuple[str, ...]]": (
+        "a table of strings or lists of strings",
+        lambda value: all(map(_is_strings, value.values())),
+    ),
+    "Mapping[str, str]": ("a table of strings", lambda value: _is_table_of(value, str)),
+    "Counts": ("a table of whole numbers", lambda value: _is_table_of(value, int)),
+}
+"""Type of an attribute -> what TOML must hold for it, and whether it does."""
+
+
+def _is_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def _is_table_of(value: Any, kind: type) -> bool:
+    return isinstance(value, dict) and all(type(entry) is kind for entry in value.values())
+
+
+def _build(cls: type, table: Mapping[str, Any]) -> Any:
+    known = {f.name: f for f in fields(cls) if f.name != "clean"}  # which `clean_variant` alone sets
     if unknown := sorted(set(table) - set(known)):
-        raise InputError(f"{path}: unknown keys {', '.join(unknown)}; known are {', '.join(known)}")
+        raise InputError(f"unknown keys {', '.join(unknown)}; known are {', '.join(known)}")
     needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
     if missing := [n for n in needed if n not in table]:
-        raise InputError(f"{path}: missing keys {', '.join(missing)}")
+        raise InputError(f"missing keys {', '.join(missing)}")
+    for key, value in table.items():
+        what, is_it = KINDS.get(str(known[key].type), ("", lambda value: True))
+        if not is_it(value):
+            raise InputError(f"{key} must be {what}, not {value!r}")
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
 
 
-def _read_documents(path: Path) -> dict[tuple[str, str], tuple[tuple[str, int], ...]]:
+def _read_documents(folder: Path, name: Any) -> dict[tuple[str, str], tuple[tuple[str, int], ...]]:
+    if not isinstance(name, str) or not (folder / name).is_file():
+        raise InputError(f"documents must name a table in the folder of the declaration, not {name!r}")
     documents: dict[tuple[str, str], list[tuple[str, int]]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
+    with (folder / name).open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t"):
             documents.setdefault((row["lang"], row["part"]), []).append((row["document"], int(row["sentences"])))
     return {key: tuple(rows) for key, rows in documents.items()}
 
 
-def _check(dataset: LabelledDataset, path: Path) -> None:
-    if path.stem != dataset.name:
-        raise InputError(f"{path}: name must be the file's name, {path.stem!r}, not {dataset.name!r}")
-    if not dataset.forms or any(set(form.files) != set(dataset.parts) for form in dataset.forms):
-        raise InputError(f"{path}: every form must have the same parts, of {', '.join(PARTS)}")
+def _check(dataset: LabelledDataset) -> None:
+    if not re.fullmatch(r"\d+\.\d+\.\d+", dataset.version):
+        raise InputError(f"version must be three numbers, as 1.0.0, not {dataset.version!r}")
+    if not dataset.languages or len(set(dataset.languages)) < len(dataset.languages):
+        raise InputError("languages must have at least one code, and each once")
+    if not dataset.forms or not dataset.parts or any(set(form.files) != set(dataset.parts) for form in dataset.forms):
+        raise InputError(f"every form must have the same parts, of {', '.join(PARTS)}")
+    for form in dataset.forms:
+        if form.format not in FORMATS:
+            raise InputError(f"there is no format {form.format!r}; it must be one of {', '.join(FORMATS)}")
     if {label for label in dataset.label_map.values() if label} != set(dataset.labels):
-        raise InputError(f"{path}: label_map must map to the labels {', '.join(dataset.labels)}, to all and no other")
+        raise InputError(f"label_map must map to the labels {', '.join(dataset.labels)}, to all and no other")
     if dataset.dev_share and ("dev" in dataset.parts or "train" not in dataset.parts):
-        raise InputError(f"{path}: dev_share is for sets with a train part and without a dev part")
+        raise InputError("dev_share is for sets with a train part and without a dev part")
     for lang in dataset.languages:
         if not dataset.forms_of(lang):
-            raise InputError(f"{path}: no form has the language {lang}")
+            raise InputError(f"no form has the language {lang}")
+    _check_counts(dataset)
     for form in dataset.forms:
         for lang in dataset.languages:
-            for place in (p for part in form.files for p in form.places(part, lang)):
-                # Anything else would read files that the user never offered.
-                if place.is_absolute() or ".." in place.parts:
-                    raise InputError(f"{path}: files must lie below the data directory, not at {place}")
+            _require_below(place for part in form.files for place in form.places(part, lang))
+    _require_below(PurePosixPath(load.folder) / name for load in dataset.downloads for name in load.sha256)
+
+
+def _check_counts(dataset: LabelledDataset) -> None:
+    """A misspelt key would never be compared with what is read."""
+    published = [(lang, part, counts) for lang, parts in dataset.published.items() for part, counts in parts.items()]
+    changes = [(entry.lang, entry.part, entry.changes) for entry in dataset.differences]
+    for key, entries in (("published", published), ("differences", changes)):
+        for lang, part, counts in entries:
+            if lang not in dataset.languages or part not in dataset.parts:
+                raise InputError(f"{key}: there is no part {lang}.{part}")
+            if unknown := sorted(set(counts) - {*UNITS, *dataset.labels}):
+                known = ", ".join((*UNITS, *dataset.labels))
+                raise InputError(f"{key}, {lang}.{part}: nothing counts {', '.join(unknown)}; known are {known}")
+            what, is_it = KINDS["Counts"]
+            if not is_it(counts):
+                raise InputError(f"{key}, {lang}.{part} must be {what}")
+
+
+def _require_below(places: Iterable[PurePosixPath]) -> None:
+    for place in places:
+        # Anything else would read, or write over, files that the user never offered.
+        if place.is_absolute() or ".." in place.parts:
+            raise InputError(f"files must lie below the data directory, not at {place}")
 
 
 def _place(pattern: str, lang: str) -> PurePosixPath:
     name = languages.load(lang).name
-    return PurePosixPath(pattern.format(lang=lang, LANG=lang.upper(), language=name.lower(), Language=name))
+    try:
+        return PurePosixPath(pattern.format(lang=lang, LANG=lang.upper(), language=name.lower(), Language=name))
+    except (AttributeError, LookupError, ValueError) as error:
+        known = "{lang}, {LANG}, {language}, {Language}"
+        raise InputError(f"braces in a place of files must be one of {known}, not as in {pattern!r}") from error

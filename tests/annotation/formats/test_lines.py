@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from medmt5.annotation.formats.lines import decode, read_lines
 from medmt5.annotation.repairs import Repairs
+from medmt5.errors import InputError
 
 
 @settings(deadline=None)
@@ -36,3 +37,19 @@ def test_bytes_of_cp1252_are_read_and_the_rest_of_utf8_is_replaced(data, text, r
 def test_only_line_feeds_end_lines(tmp_path):
     (tmp_path / "f").write_bytes("\ufeffa\u2028b\x85\rc\r\n\nd".encode())
     assert list(read_lines(tmp_path / "f", Repairs())) == [(1, "a\u2028b\x85\rc"), (2, ""), (3, "d")]
+
+
+def test_line_ends_of_old_macs_are_read_and_counted(tmp_path):
+    (tmp_path / "f").write_bytes(b"a O\rb O\r\rc O\r")
+    repairs = Repairs()
+    assert list(read_lines(tmp_path / "f", repairs)) == [(1, "a O"), (2, "b O"), (3, ""), (4, "c O"), (5, "")]
+    assert repairs.counts == {"line ends of old Macs read": 1}
+    (tmp_path / "f").write_bytes(b"one line\r")
+    assert list(read_lines(tmp_path / "f", Repairs())) == [(1, "one line")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_is_told_and_not_read_as_something_else(tmp_path, encoding):
+    (tmp_path / "f").write_bytes("\ufeffasma\tO\n".encode(encoding))
+    with pytest.raises(InputError, match="f: text must be UTF-8, but this is UTF-16"):
+        list(read_lines(tmp_path / "f", Repairs()))
