@@ -58,7 +58,7 @@ def evaluate(
             predictions = _predict(labeller, examples, labels, batch_size, advance)
             write_predictions(folder / f"{task}.{split}.jsonl", predictions)
             tasks[task] = predictions, labels
-    results = {
+    results: dict[str, Any] = {
         "checkpoint": str(labeller.checkpoint),
         "step": labeller.step,
         "split": split,
@@ -68,6 +68,8 @@ def evaluate(
     console = Console(soft_wrap=True)
     name = labeller.checkpoint.parent.name
     console.print(f1_table({name: results}), ways_table(results), sep="\n")
+    if alone := results["bootstrap"]["sentences_as_documents"]:
+        console.print(f"files without documents, so intervals are of sentences, and too narrow: {', '.join(alone)}")
     if without:
         console.print(f"without a {split} split, so not scored: {', '.join(without)}")
     console.print(f"written to {folder}")

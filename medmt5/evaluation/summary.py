@@ -61,7 +61,7 @@ class ScoredSentence:
 
 
 def summarize(tasks: Mapping[str, tuple[Sequence[Prediction], Sequence[str]]]) -> dict[str, Any]:
-    """Returns "all", "tasks", "languages", "lengths" and "bootstrap" of scores.json (docs/architecture.md).
+    """Returns "all", "tasks", "mean", "languages", "lengths" and "bootstrap" of scores.json (docs/architecture.md).
 
     Args:
       tasks: name -> its predictions, and the labels it asks for.
@@ -78,9 +78,11 @@ def summarize(tasks: Mapping[str, tuple[Sequence[Prediction], Sequence[str]]]) -
             groups[key(sentence)].append(sentence)
         return {name: _summarize(groups[name]) for name in names if name in groups}
 
+    by_task = grouped(lambda s: s.task, tasks)
     return {
         "all": _summarize(sentences),
-        "tasks": grouped(lambda s: s.task, tasks),
+        "tasks": by_task,
+        "mean": _mean(by_task.values()),
         "languages": grouped(lambda s: s.prediction.lang, sorted({s.prediction.lang for s in sentences})),
         "lengths": grouped(lambda s: s.length, LENGTHS),
         "bootstrap": {
@@ -89,6 +91,9 @@ def summarize(tasks: Mapping[str, tuple[Sequence[Prediction], Sequence[str]]]) -
             "resamples": resampling.RESAMPLES,
             "confidence": resampling.CONFIDENCE,
             "seed": resampling.SEED,
+            "sentences_as_documents": [
+                task for task, one in by_task.items() if one["documents"] == one["sentences"] > 1
+            ],
         },
     }
 
@@ -99,6 +104,15 @@ def count_documents(sentences: Iterable[tuple[Any, Scores]]) -> dict[Any, Scores
     for document, scores in sentences:
         documents[document] = documents[document] + scores if document in documents else scores
     return documents
+
+
+def _mean(tasks: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Returns the mean over tasks of F1 by each way of counting and as published: every task weighs the same."""
+    f1 = [
+        {way: one["ways"][way]["f1"] for way in WAYS} | {"published": one["parsed_text"]["micro_f1"]} for one in tasks
+    ]
+    known = {way: [one[way] for one in f1 if one[way] is not None] for way in (*WAYS, "published")}
+    return {way: sum(values) / len(values) if values else None for way, values in known.items()}
 
 
 def _summarize(sentences: Sequence[ScoredSentence]) -> dict[str, Any]:

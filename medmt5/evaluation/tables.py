@@ -98,6 +98,9 @@ def ways_table(scores: Mapping[str, Any]) -> Table:
     for task, one in scores["tasks"].items():
         f1 = [*(one["ways"][way]["f1"] for way in WAYS), one["parsed_text"]["micro_f1"]]
         table.add_row(task, *map(format_f1, f1))
+    if len(scores["tasks"]) > 1:
+        table.add_section()
+        table.add_row("mean of tasks", *(format_f1(scores["mean"][way]) for way in (*WAYS, "published")))
     return table
 
 

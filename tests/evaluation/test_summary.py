@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
@@ -87,6 +88,23 @@ def test_documents_of_a_task_are_what_is_drawn(predictions, scores):
             counts.append((total.gold, total.predicted, total.correct))
     assert scores["all"]["documents"] == len(counts) == 45
     assert scores["all"]["f1_interval"] == bootstrap_f1(np.array(counts)[:, None])[0]
+
+
+def test_every_task_weighs_the_same_in_the_mean(predictions, scores):
+    tasks = scores["tasks"].values()
+    assert scores["mean"]["strict"] == pytest.approx(sum(one["f1"] for one in tasks) / 3)
+    assert scores["mean"]["published"] == pytest.approx(sum(one["parsed_text"]["micro_f1"] for one in tasks) / 3)
+    empty = Prediction("1", "en", ("a",), (), (), 0.0, "1")  # has no F1, and 1.0 as published
+    more = summarize({task: (some, LABELS) for task, some in {**predictions, "three.en": [empty]}.items()})
+    assert more["mean"]["strict"] == scores["mean"]["strict"]
+    assert more["mean"]["published"] == pytest.approx((3 * scores["mean"]["published"] + 1) / 4)
+
+
+def test_tasks_whose_sentences_count_as_documents_are_named(predictions, scores):
+    assert scores["bootstrap"]["sentences_as_documents"] == []
+    alone = [replace(p, document=p.id) for p in predictions["one.es"]]
+    mixed = summarize({"one.en": (predictions["one.en"], LABELS), "one.es": (alone, LABELS)})
+    assert mixed["bootstrap"]["sentences_as_documents"] == ["one.es"]
 
 
 def test_nothing_predicted_nothing_there_and_no_sentence_at_all_can_be_written(tmp_path):
