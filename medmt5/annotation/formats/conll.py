@@ -65,8 +65,8 @@ def _sentences(path: Path, repairs: Repairs) -> Iterator[list[Row]]:
             )
         if not TAG.fullmatch(tag):
             raise InputError(
-                f"{where}: the last column must be O, or B, I, E, S, L or U with a dash and a label; correct the tag, or "
-                "remove the columns after it (it is not shown, for it may be a patient's text)"
+                f"{where}: the last column must be O, or B, I, E, S, L or U with a dash and a label; correct the tag, "
+                "or remove the columns after it (it is not shown, for it may be a patient's text)"
             )
         columns = columns or len(fields)
         if "\t" not in text and columns == 2:

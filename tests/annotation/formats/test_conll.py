@@ -95,7 +95,7 @@ def test_a_span_that_begins_with_i_is_counted(read):
     [
         ("Sin O\nasma\n", "train.conll:2: a line must hold a word and its tag, but has one column; add the tag"),
         ("O\n", "train.conll:1: a line must hold a word and its tag"),
-        ("Sin O\nasma X-Disease\n", "train.conll:2: the last column must be O, or B.* it is not shown"),
+        ("Sin O\nasma X-Disease\n", "train.conll:2: the last column must be O, or B.* .it is not shown"),
         ("Sin O -\n", "train.conll:1: .*; correct the tag, or remove the columns after it"),
         ("Sin NN O\nasma B-Disease\n", "train.conll:2: every line must have 3 columns as the first one, not 2"),
         ("Sin O\nasma B-Diseas\n", "train.conll:2: label 'Diseas' is not in the label map; known are Disease, "),
