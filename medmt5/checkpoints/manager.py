@@ -296,9 +296,9 @@ def _all_agree(mine: bool) -> bool:
 
 @cache
 def _silence_stragglers() -> None:
-    """When one array of a checkpoint cannot be read or written, Orbax ends its event loop, and each array that is still
-    under way then reports to a loop that is closed: Python prints a traceback for it, after the message that says what
-    happened and what to do. That one report is dropped; once a process.
+    """When one array of a checkpoint cannot be read or written, Orbax raises its error and ends its event loop. Of each
+    array that is still under way then, Python prints a traceback, after the message that says what happened and what to
+    do: that its loop is closed, or that nobody asked for its own error. These two reports are dropped.
     """
     print_others = sys.unraisablehook
 
@@ -308,6 +308,11 @@ def _silence_stragglers() -> None:
             print_others(unraisable)
 
     sys.unraisablehook = report
+    logging.getLogger("asyncio").addFilter(_was_asked_for)
+
+
+def _was_asked_for(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Task exception was never retrieved")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What is restored is what was saved, bit for bit, or an error: damage never passes."""
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -250,3 +251,25 @@ def test_arrays_that_end_after_a_failure_print_no_traceback_and_other_errors_sti
     assert not told(closed.value)
     assert told(RuntimeError("another one"))
     assert told(ValueError("Event loop is closed"))
+
+
+@pytest.mark.parametrize("silenced", [True, False])
+def test_of_several_arrays_that_cannot_be_written_one_is_reported(caplog, silenced):
+    async def write():
+        raise OSError("no space")
+
+    async def write_all():
+        first, *_ = tasks = [asyncio.create_task(write()) for _ in range(3)]
+        await asyncio.wait(tasks)
+        await first
+
+    manager_module._silence_stragglers()
+    if not silenced:
+        logging.getLogger("asyncio").removeFilter(manager_module._was_asked_for)
+    try:
+        with caplog.at_level(logging.ERROR, logger="asyncio"), pytest.raises(OSError, match="no space"):
+            asyncio.run(write_all())
+        gc.collect()
+    finally:
+        logging.getLogger("asyncio").addFilter(manager_module._was_asked_for)
+    assert bool(caplog.records) != silenced
