@@ -58,8 +58,8 @@ def beam_search(
         position `step`, 0 at first. Rows are batch * beam, sentence by sentence.
       cache: pytree of arrays with the rows on axis 1, as [layers, rows, ...]; reordered as hypotheses survive.
       state: of the empty hypotheses, [batch, beam] each; its shape tells the batch and the beam.
-      propose: (hidden [batch, beam, features] float32, state, step) -> (ids int32, log-probabilities float32, -inf where
-        there is no candidate), both [batch, beam, candidates]. One that is done has one candidate: padding, at 0.
+      propose: (hidden [batch, beam, features] float32, state, step) -> (ids int32, log-probabilities float32), both
+        [batch, beam, candidates]; -inf where there is no candidate. One that is done has one: padding, at 0.
       advance: (state, choice, token), both [batch, beam] int32 -> state.
       normalize_length: compare sums divided by the tokens so far, not sums.
     """

@@ -1,7 +1,7 @@
 """Free decoding with an mT5: greedy, beam and nucleus sampling (Holtzman et al. 2020), as one compiled program.
 
-Any token may follow any other; EOS ends an output, then there is only padding. The loop is `beam`'s: a hypothesis offers
-its `beam_size` likeliest tokens, for no other can be among the best of its row; sampling offers the one token drawn.
+Any token may follow any other; EOS ends an output, then there is only padding. The loop is `beam`'s: a hypothesis
+offers its `beam_size` likeliest tokens, for no other can be among the best of its row; sampling offers the one drawn.
 A row's output depends neither on the other rows nor on padding. Ids in, ids out.
 """
 
@@ -126,7 +126,13 @@ def search_tokens(
         return _if_open(state, *_likeliest(jax.nn.log_softmax(_logits(hidden, output_kernel)), count))
 
     beams, passes = beam_search(
-        step_fn, cache, _open(batch, beam_size), propose, _advance, num_steps=num_steps, normalize_length=normalize_length
+        step_fn,
+        cache,
+        _open(batch, beam_size),
+        propose,
+        _advance,
+        num_steps=num_steps,
+        normalize_length=normalize_length,
     )
     order = descending(rank(beams.sums, beams.lengths, normalize_length))
     return _generated(of_parents(beams, order), passes)
