@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from medmt5 import partitioning
 from medmt5.decoding.beam import FLOOR, Beams, StepFn, beam_search, descending, of_parents, rank
@@ -206,16 +206,23 @@ def _logits(hidden: jax.Array, output_kernel: jax.Array) -> jax.Array:
 def _likeliest(log_probs: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """[batch, beam, vocab] -> (ids int32, log-probabilities), both [batch, beam, count], best first.
 
-    By `count` maxima: a vocabulary sharded over devices stays where it is, `top_k` would gather it.
+    On a mesh each device finds the best of its rows and its part of the vocabulary: `top_k` alone would gather both.
     """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        values, ids = jax.lax.top_k(log_probs, count)
+        return ids, values
+    axes = dict(partitioning.COMPUTE_RULES)
+    batch, vocab = axes["batch"], axes["vocab"]
+    split = PartitionSpec(batch, None, vocab)
 
-    def take(left, _):
-        best = jnp.argmax(left, axis=-1).astype(jnp.int32)
-        remaining = jnp.where(jnp.arange(left.shape[-1]) == best[..., None], -jnp.inf, left)
-        return remaining, (best, jnp.max(left, axis=-1))
+    def best_of_part(part):
+        values, ids = jax.lax.top_k(part, min(count, part.shape[-1]))
+        return ids + jax.lax.axis_index(vocab) * part.shape[-1], values
 
-    _, (ids, values) = jax.lax.scan(take, log_probs, length=count)
-    return jnp.moveaxis(ids, 0, -1), jnp.moveaxis(values, 0, -1)
+    ids, values = jax.shard_map(best_of_part, in_specs=split, out_specs=(split, split))(log_probs)
+    best = jnp.argsort(values, axis=-1, descending=True)[..., :count]
+    return jnp.take_along_axis(ids, best, axis=-1), jnp.take_along_axis(values, best, axis=-1)
 
 
 def _if_open(state: _State, ids: jax.Array, log_probs: jax.Array) -> tuple[jax.Array, jax.Array]:

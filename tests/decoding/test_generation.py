@@ -375,3 +375,13 @@ def test_sharding_changes_no_answer_and_gathers_neither_cache_nor_logits(boxed, 
     assert f"f32[2,{beam_size},12]" in text, "the logits of a quarter of the rows and half of the vocabulary"
     assert f"f32[2,{beam_size},24]" not in text
     assert f"f32[8,{beam_size}," not in text
+
+
+@pytest.mark.parametrize("model", [1, 2, 8])
+def test_the_likeliest_tokens_are_the_same_on_any_mesh_ties_and_small_parts_included(model):
+    log_probs = np.random.default_rng(3).integers(-9, 0, (8, 2, 24)).astype(np.float32)
+    expected = np.argsort(-log_probs, axis=-1, stable=True)[..., :5]
+    with partitioning.compute_context(Partitioning(num_model_partitions=model).make_mesh()):
+        ids, values = jax.jit(partial(generation._likeliest, count=5))(log_probs)
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(values, np.take_along_axis(log_probs, expected, axis=-1))
