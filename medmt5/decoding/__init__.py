@@ -1,1 +1,1 @@
-"""Decoding on the device: label search held to its rules by an automaton. Ids in, ids and choices out; no tokenizer."""
+"""Decoding on the device: label search held to its rules by an automaton, and free. Ids in, ids out; no tokenizer."""

@@ -1,4 +1,4 @@
-"""Constrained labelling with an mT5: encode once, project keys and values once, then search on the device.
+"""Constrained labelling with an mT5: `search` over its cached steps, as one compiled program.
 
 Ids in, hypotheses out; words, labels and text are the caller's.
 """
@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from medmt5 import partitioning
+from medmt5.decoding.cached_steps import cached_steps
 from medmt5.decoding.label_automaton import LabelTables
 from medmt5.decoding.search import LabelHypotheses, Scoring, search_labels
 from medmt5.model import mt5
@@ -31,20 +31,12 @@ def make_label_decoder(
     Compiles once for each shape of (batch, inputs, pieces, labels, num_steps). `num_steps` bounds the tokens of an
     output.
     """
-    model = mt5.MT5(config)
 
     def decode(params, encoder_tokens, tables, num_steps):
-        encoded: Any = model.apply({"params": params}, encoder_tokens, method="encode")
-        cross = mt5.cross_keys_values(config, params, encoded)
-        cross = jax.tree.map(lambda x: jnp.repeat(x, beam_size, axis=1), cross)
-        encoded_mask = jnp.repeat(encoder_tokens > 0, beam_size, axis=0)
-
-        def step(cache, tokens, index):
-            return model.apply({"params": params}, tokens, cache, cross, encoded_mask, index, method="decode_step")
-
+        step_fn, cache = cached_steps(config, params, encoder_tokens, beam_size=beam_size, num_steps=num_steps)
         return search_labels(
-            step,
-            mt5.empty_cache(config, encoder_tokens.shape[0] * beam_size, num_steps),
+            step_fn,
+            cache,
             mt5.output_kernel(params),
             tables,
             beam_size=beam_size,

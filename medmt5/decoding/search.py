@@ -1,8 +1,7 @@
-"""Greedy and beam search over the outputs the label automaton permits: one `lax.while_loop` on the device.
+"""Greedy and beam search over the outputs the label automaton permits: `beam` with its 2 + labels candidates a step.
 
-A step feeds the last tokens to the model, scores the 2 + labels candidates of each hypothesis, and keeps the best
-`beam_size` of a sentence, finished and open ones together. A score needs a candidate's logit and a normaliser. Logits
-come from the few output columns a sentence can ever use, gathered once before the loop; the normaliser is the choice:
+A score needs a candidate's logit and a normaliser. Logits come from the few output columns a sentence can ever use,
+gathered once before the loop; the normaliser is the choice:
 
     full      log-sum-exp over the whole vocabulary: the model's own probability, as the Medical mT5 authors score
     local     log-sum-exp over the permitted candidates: forced tokens are free, the vocabulary is never read
@@ -15,18 +14,16 @@ The model is a function; whatever it returns, NaN included, every hypothesis obe
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
+from medmt5.decoding.beam import FLOOR, StepFn, beam_search, descending, of_parents, rank
 from medmt5.decoding.label_automaton import (
     COPY,
     PAD_ID,
     LabelTables,
-    State,
     advance,
     candidate_slots,
     candidates,
@@ -34,11 +31,7 @@ from medmt5.decoding.label_automaton import (
     start,
 )
 
-# Log-probability of a permitted candidate where the model overflowed: finite, so that every sentence keeps an output.
-FLOOR = -1e30
-
 Scoring = Literal["full", "local", "marginal"]
-StepFn = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 class LabelHypotheses(NamedTuple):
@@ -58,17 +51,6 @@ class LabelHypotheses(NamedTuple):
     decoder_passes: jax.Array
 
 
-class _Beams(NamedTuple):
-    """Hypotheses under way; every leaf is [batch, beam, ...]. A sum of -inf means: none; it counts as done."""
-
-    state: State
-    last: jax.Array
-    tokens: jax.Array
-    choices: jax.Array
-    sums: jax.Array
-    lengths: jax.Array
-
-
 def search_labels(
     step_fn: StepFn,
     cache: Any,
@@ -83,9 +65,7 @@ def search_labels(
     """Returns the best tagged copies of the sentences of `tables`; `beam_size` 1 is greedy. Traceable by `jax.jit`.
 
     Args:
-      step_fn: (cache, tokens [rows] int32, step int32 scalar) -> (hidden [rows, features], cache): feeds the tokens of
-        position `step`, 0 at first. Rows are batch * beam_size, sentence by sentence.
-      cache: pytree of arrays with the rows on axis 1, as [layers, rows, ...]; reordered as hypotheses survive.
+      step_fn, cache: the model and its memory; see `beam.beam_search`.
       output_kernel: [features, vocab]; every id of `tables` is below `vocab`.
       num_steps: at least `max_steps(tables)`. A hypothesis that has not ended by then counts as none: score -inf,
         length 0, which `choices_to_spans` refuses.
@@ -95,18 +75,12 @@ def search_labels(
     """
     if scoring not in get_args(Scoring):
         raise ValueError(f"scoring must be one of {', '.join(get_args(Scoring))}, not {scoring!r}")
-    batch, rows = tables.source.shape[0], tables.source.shape[0] * beam_size
-    for leaf in jax.tree.leaves(cache):
-        if leaf.shape[1] != rows:
-            raise ValueError(
-                f"axis 1 of a cache array must be {batch} sentences * beam {beam_size} = {rows}, got {leaf.shape}"
-            )
     kernel = output_kernel.astype(jnp.float32)
     sentence_kernel = jnp.moveaxis(jnp.take(kernel, sentence_ids(tables), axis=1), 0, -1)  # [batch, slots, features]
 
-    def score(hidden, state, allowed):
-        """[batch, beam, features] -> log-probabilities [batch, beam, 2 + labels], finite where allowed, else -inf."""
-        hidden = hidden.astype(jnp.float32)
+    def propose(hidden, state, _):
+        """Scores are finite where the automaton allows a candidate, else -inf."""
+        ids, allowed = candidates(tables, state)
         columns = jax.vmap(lambda of_sentence, slots: of_sentence[slots])(
             sentence_kernel, candidate_slots(tables, state)
         )
@@ -120,45 +94,20 @@ def search_labels(
         if scoring == "marginal":
             log_probs = _give_rest_to_copy(log_probs, allowed)
         log_probs = jnp.where(log_probs > FLOOR, log_probs, FLOOR)  # NaN too
-        return jnp.where(allowed, jnp.where(state.done[..., None], 0.0, log_probs), -jnp.inf)
+        return ids, jnp.where(allowed, jnp.where(state.done[..., None], 0.0, log_probs), -jnp.inf)
 
-    def rank(sums, lengths):
-        return sums / jnp.maximum(lengths, 1) if normalize_length else sums
-
-    def open_hypotheses(carry):
-        step, beams, _ = carry
-        return (step < num_steps) & ~jnp.all(beams.state.done)
-
-    def extend(carry):
-        step, beams, cache = carry
-        hidden, cache = step_fn(cache, beams.last.reshape(rows), step)
-        ids, allowed = candidates(tables, beams.state)
-        sums = beams.sums[..., None] + score(hidden.reshape(batch, beam_size, -1), beams.state, allowed)
-        beams = beams._replace(lengths=beams.lengths + ~beams.state.done)
-        ranks = rank(sums, beams.lengths[..., None])
-        best = _descending(ranks.reshape(batch, -1))[:, :beam_size]
-        parent, choice = jnp.divmod(best, ids.shape[-1])
-        last, sums = (jnp.take_along_axis(x.reshape(batch, -1), best, axis=1) for x in (ids, sums))
-        beams = _of_parents(beams, parent)
-        if beam_size > 1:
-            cache = jax.tree.map(lambda leaf: _rows_of_parents(leaf, parent), cache)
-        state = advance(beams.state, choice)
-        beams = _Beams(
-            state=dataclasses.replace(state, done=state.done | jnp.isneginf(sums)),
-            last=last,
-            tokens=beams.tokens.at[:, :, step].set(last),
-            choices=beams.choices.at[:, :, step].set(jnp.where(beams.state.done, -1, choice)),
-            sums=sums,
-            lengths=beams.lengths,
-        )
-        return step + 1, beams, cache
-
-    passes, beams, _ = jax.lax.while_loop(
-        open_hypotheses, extend, (jnp.int32(0), _first(batch, beam_size, num_steps), cache)
+    beams, passes = beam_search(
+        step_fn,
+        cache,
+        start(tables.source.shape[0], beam_size),
+        propose,
+        lambda state, choice, _: advance(state, choice),
+        num_steps=num_steps,
+        normalize_length=normalize_length,
     )
     finished = beams.state.done & ~jnp.isneginf(beams.sums)
-    scores = jnp.where(finished, rank(beams.sums, beams.lengths), -jnp.inf)
-    beams, finished, scores = _of_parents((beams, finished, scores), _descending(scores))
+    scores = jnp.where(finished, rank(beams.sums, beams.lengths, normalize_length), -jnp.inf)
+    beams, finished, scores = of_parents((beams, finished, scores), descending(scores))
     return LabelHypotheses(
         tokens=jnp.where(finished[..., None], beams.tokens, PAD_ID),
         choices=jnp.where(finished[..., None], beams.choices, -1),
@@ -175,33 +124,3 @@ def _give_rest_to_copy(log_probs: jax.Array, allowed: jax.Array) -> jax.Array:
     may_copy = allowed[..., COPY : COPY + 1]
     rest = jnp.log(-jnp.expm1(jnp.where(may_copy, jnp.minimum(others, -1e-7), -1.0)))
     return jnp.where(is_copy, rest, log_probs - jnp.where(may_copy, 0.0, others))
-
-
-def _first(batch: int, beam_size: int, num_steps: int) -> _Beams:
-    """One live hypothesis a sentence; its last token is padding, T5's decoder start."""
-    live = jnp.broadcast_to(jnp.arange(beam_size) == 0, (batch, beam_size))
-    return _Beams(
-        state=dataclasses.replace(start(batch, beam_size), done=~live),
-        last=jnp.full((batch, beam_size), PAD_ID, jnp.int32),
-        tokens=jnp.full((batch, beam_size, num_steps), PAD_ID, jnp.int32),
-        choices=jnp.full((batch, beam_size, num_steps), -1, jnp.int32),
-        sums=jnp.where(live, 0.0, -jnp.inf),
-        lengths=jnp.zeros((batch, beam_size), jnp.int32),
-    )
-
-
-def _descending(ranks: jax.Array) -> jax.Array:
-    """Returns the order, best first, of [batch, n]. A sort: `top_k` would gather the batch from all devices."""
-    return jnp.argsort(ranks, axis=1, descending=True)
-
-
-def _of_parents(tree: Any, parent: jax.Array) -> Any:
-    """Reorders the beam axis of leaves [batch, beam, ...] by `parent` [batch, beam], each sentence within itself."""
-    return jax.tree.map(jax.vmap(lambda leaf, indices: leaf[indices]), tree, jax.tree.map(lambda _: parent, tree))
-
-
-def _rows_of_parents(leaf: jax.Array, parent: jax.Array) -> jax.Array:
-    """Reorders [layers, rows, ...]: batched by sentence, so that a cache sharded over sentences stays where it is."""
-    by_sentence = leaf.reshape(leaf.shape[0], *parent.shape, *leaf.shape[2:])
-    gather = jax.vmap(lambda of_sentence, indices: jnp.take(of_sentence, indices, axis=1), in_axes=(1, 0), out_axes=1)
-    return gather(by_sentence, parent).reshape(leaf.shape)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medmt5.decoding import label_automaton, search
+from medmt5.decoding import beam, label_automaton, search
 from medmt5.decoding.label_spans import choices_to_spans
 
 VOCAB, FEATURES, LAYERS = 16, 8, 2
@@ -296,7 +296,7 @@ def test_greedy_takes_the_likeliest_candidate_of_every_step(references):
 
 def test_the_toy_model_notices_a_cache_that_is_not_reordered(references, monkeypatch):
     scoring, made = references
-    monkeypatch.setattr(search, "_rows_of_parents", lambda leaf, parent: leaf)
+    monkeypatch.setattr(beam, "_rows_of_parents", lambda leaf, parent: leaf)
     found = run.__wrapped__(
         SEEDS.reshape(-1), TABLES, beam_size=3, num_steps=NUM_STEPS, scoring=scoring, normalize_length=True
     )

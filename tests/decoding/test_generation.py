@@ -1,0 +1,387 @@
+"""Free decoding returns what exhaustive search and teacher forcing return; samples are draws from the softmax.
+
+The toy model is a table: a random row of logits for every prefix, found by a path that is kept in the cache. Two
+prefixes share nothing, so a cache that is not reordered with its hypotheses gives other scores.
+"""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from scipy.stats import chisquare
+
+from medmt5 import partitioning
+from medmt5.decoding import beam, generation
+from medmt5.decoding.cached_steps import cached_steps
+from medmt5.model import mt5
+from medmt5.partitioning import Partitioning
+
+EOS = 1
+
+
+def random_models(models, vocab, num_steps, seed=0):
+    """Returns logits [models, prefixes, vocab] float32.
+
+    The empty prefix is 0; a prefix and one more token is prefix * vocab + token + 1.
+    """
+    prefixes = sum(vocab**t for t in range(num_steps))
+    return np.random.default_rng(seed).normal(0, 2, (models, prefixes, vocab)).astype(np.float32)
+
+
+def toy(logits, row_models, beam_size):
+    """Returns (step_fn, cache, kernel): row i is written by the model `row_models[i]`."""
+    vocab = logits.shape[-1]
+    logits = jnp.asarray(logits)
+
+    def step_fn(cache, tokens, step):
+        prefix = jnp.where(step == 0, 0, cache["prefix"] * vocab + tokens + 1)
+        return logits[cache["model"][0], prefix[0]], cache | {"prefix": prefix}
+
+    models = jnp.repeat(jnp.asarray(row_models, jnp.int32)[None], beam_size, axis=1)
+    return step_fn, {"prefix": jnp.zeros_like(models), "model": models}, jnp.eye(vocab)
+
+
+@partial(jax.jit, static_argnames=("beam_size", "num_steps", "normalize_length"))
+def search(logits, *, beam_size, num_steps, normalize_length):
+    models = logits.shape[0]
+    return generation.search_tokens(
+        *toy(logits, np.arange(models), beam_size),
+        batch=models,
+        beam_size=beam_size,
+        num_steps=num_steps,
+        normalize_length=normalize_length,
+    )
+
+
+@partial(jax.jit, static_argnames=("num_steps", "top_p", "temperature"))
+def sample(logits, row_models, seeds, *, num_steps, top_p=1.0, temperature=1.0):
+    return generation.sample_tokens(
+        *toy(logits, row_models, 1), seeds, num_steps=num_steps, top_p=top_p, temperature=temperature
+    )
+
+
+def log_softmax(logits):
+    logits = logits.astype(np.float64)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def all_outputs(vocab, num_steps):
+    """Every output: ended by EOS, or cut at `num_steps`."""
+    others = [token for token in range(vocab) if token != EOS]
+    ended = [(*words, EOS) for n in range(num_steps) for words in itertools.product(others, repeat=n)]
+    return ended + list(itertools.product(others, repeat=num_steps))
+
+
+def totals(log_probs, output):
+    """[models, prefixes, vocab] -> the output's log-probability under each model."""
+    total, prefix, vocab = 0.0, 0, log_probs.shape[-1]
+    for token in output:
+        total = total + log_probs[:, prefix, token]
+        prefix = prefix * vocab + token + 1
+    return total
+
+
+def outputs_of(found, row):
+    """{tokens: log-probability} of a row, best first, asserting that there is only padding after each output."""
+    made = {}
+    for tokens, log_prob, length in zip(found.tokens[row], found.log_probs[row], found.lengths[row], strict=True):
+        assert not np.any(tokens[length:])
+        assert (length > 0) == np.isfinite(log_prob)
+        if length:
+            output = tuple(tokens[:length].tolist())
+            assert EOS not in output[:-1]
+            assert output[-1] == EOS or length == found.tokens.shape[-1]
+            assert output not in made
+            made[output] = float(log_prob)
+    return made
+
+
+@pytest.mark.parametrize("normalize_length", [True, False])
+@pytest.mark.parametrize(("vocab", "num_steps"), [(2, 5), (4, 4)])
+def test_a_beam_as_wide_as_the_outputs_ranks_all_of_them_as_brute_force(vocab, num_steps, normalize_length):
+    outputs = all_outputs(vocab, num_steps)
+    logits = random_models(100, vocab, num_steps)
+    found = jax.device_get(
+        search(logits, beam_size=len(outputs) + 1, num_steps=num_steps, normalize_length=normalize_length)
+    )
+    expected = {output: totals(log_softmax(logits), output) for output in outputs}
+    for model in range(len(logits)):
+        made = outputs_of(found, model)
+        assert made == pytest.approx({output: of_models[model] for output, of_models in expected.items()}, abs=2e-5)
+        ranks = [total / len(output) if normalize_length else total for output, total in made.items()]
+        assert ranks == pytest.approx(sorted(ranks, reverse=True), abs=1e-6)
+
+
+def reference_beam(log_probs, num_steps, beam_size, normalize_length):
+    """Beam search in plain Python for one model [prefixes, vocab]: finished and open ones compete at every step."""
+    vocab = log_probs.shape[-1]
+    hypotheses = {(): 0.0}
+
+    def rank(item):
+        return item[1] / len(item[0]) if normalize_length else item[1]
+
+    for _ in range(num_steps):
+        extended = {}
+        for output, total in hypotheses.items():
+            if EOS in output:
+                extended[output] = total
+                continue
+            prefix = 0
+            for token in output:
+                prefix = prefix * vocab + token + 1
+            for token in range(vocab):
+                extended[*output, token] = total + log_probs[prefix, token]
+        hypotheses = dict(sorted(extended.items(), key=rank, reverse=True)[:beam_size])
+    return hypotheses
+
+
+@pytest.mark.parametrize("normalize_length", [True, False])
+def test_a_narrow_beam_equals_a_plain_python_search(normalize_length):
+    logits = random_models(100, 5, 4)
+    found = jax.device_get(search(logits, beam_size=3, num_steps=4, normalize_length=normalize_length))
+    for model, log_probs in enumerate(log_softmax(logits)):
+        made, expected = outputs_of(found, model), reference_beam(log_probs, 4, 3, normalize_length)
+        assert list(made) == list(expected)
+        assert made == pytest.approx(expected, abs=2e-5)
+
+
+def test_the_toy_model_notices_a_cache_that_is_not_reordered(monkeypatch):
+    monkeypatch.setattr(beam, "_rows_of_parents", lambda leaf, parent: leaf)
+    logits = random_models(100, 5, 4)
+    found = jax.device_get(search.__wrapped__(logits, beam_size=3, num_steps=4, normalize_length=True))
+    wrong = sum(
+        outputs_of(found, model) != pytest.approx(reference_beam(log_probs, 4, 3, True), abs=2e-5)
+        for model, log_probs in enumerate(log_softmax(logits))
+    )
+    assert wrong > 50
+
+
+def test_greedy_takes_the_likeliest_token_and_a_hopeless_nucleus_is_greedy():
+    logits = random_models(200, 4, 5)
+    greedy = search(logits, beam_size=1, num_steps=5, normalize_length=False)
+    drawn = sample(logits, np.arange(200), np.arange(200, dtype=np.uint32), num_steps=5, top_p=1e-9)
+    np.testing.assert_array_equal(greedy.tokens, drawn.tokens)
+    np.testing.assert_array_equal(greedy.log_probs, drawn.log_probs)
+    for model, tokens in enumerate(np.asarray(greedy.tokens[:, 0])):
+        output, prefix = [], 0
+        while EOS not in output and len(output) < 5:
+            output.append(int(np.argmax(logits[model, prefix])))
+            prefix = prefix * 4 + output[-1] + 1
+        assert tokens.tolist() == output + [0] * (5 - len(output))
+
+
+def test_an_overflowing_model_still_writes():
+    logits = random_models(100, 5, 4)
+    logits[:30], logits[30:60, :, 2], logits[60:, 0] = np.nan, np.inf, -np.inf
+    seeds = np.arange(100, dtype=np.uint32)
+    for found in (
+        search(logits, beam_size=3, num_steps=4, normalize_length=True),
+        sample(logits, np.arange(100), seeds, num_steps=4, top_p=0.9, temperature=1e-3),
+    ):
+        assert np.all(np.isfinite(found.log_probs))
+        assert np.all(found.lengths > 0)
+
+
+@pytest.mark.parametrize(("top_p", "temperature"), [(1.0, 1.0), (1.0, 0.5), (0.8, 1.5)])
+def test_samples_are_draws_from_the_softmax_of_the_nucleus(top_p, temperature):
+    logits = random_models(1, 4, 2)
+    rows = 4000
+    found = sample(
+        logits,
+        np.zeros(rows, np.int32),
+        np.arange(rows, dtype=np.uint32),
+        num_steps=2,
+        top_p=top_p,
+        temperature=temperature,
+    )
+    tokens = np.asarray(found.tokens[:, 0])
+    seen_after = {0: tokens[:, 0]} | {t + 1: tokens[tokens[:, 0] == t, 1] for t in (0, 2, 3)}
+    tested = 0
+    for prefix, drawn in seen_after.items():
+        expected = np.exp(log_softmax(logits[0, prefix] / temperature))
+        order = np.argsort(-expected)
+        expected[order[np.cumsum(expected[order]) - expected[order] >= top_p]] = 0
+        expected /= expected.sum()
+        counts = np.bincount(drawn, minlength=4)
+        assert not np.any(counts[expected == 0])
+        if len(drawn) > 100 and np.sum(expected > 0) > 1:
+            assert chisquare(counts[expected > 0], len(drawn) * expected[expected > 0]).pvalue > 1e-3
+            tested += 1
+    assert tested >= 2
+    assert not np.any(tokens[tokens[:, 0] == EOS, 1])
+    scores = {output: totals(log_softmax(logits), output)[0] for output in all_outputs(4, 2)}
+    for row, log_prob in zip(tokens.tolist(), found.log_probs[:, 0].tolist(), strict=True):
+        assert log_prob == pytest.approx(scores[(EOS,) if row[0] == EOS else tuple(row)], abs=2e-5)
+
+
+def test_a_row_is_a_function_of_its_seed():
+    logits = random_models(20, 4, 5)
+    seeds = np.arange(20, dtype=np.uint32)
+    first = sample(logits, np.arange(20), seeds, num_steps=5)
+    np.testing.assert_array_equal(first.tokens, sample(logits, np.arange(20), seeds, num_steps=5).tokens)
+    assert np.any(first.tokens != sample(logits, np.arange(20), seeds + 100, num_steps=5).tokens)
+    some = np.random.default_rng(0).integers(0, 20, 20)
+    np.testing.assert_array_equal(first.tokens[some], sample(logits, some, seeds[some], num_steps=5).tokens)
+
+
+def test_a_nucleus_is_the_smallest_set_with_its_probability():
+    rng = np.random.default_rng(1)
+    probabilities = rng.dirichlet(np.full(50, 0.3), 300).astype(np.float32)
+    for top_p in (1e-30, 0.1, 0.5, 0.9, 0.999):
+        kept = np.asarray(generation.keep_nucleus(probabilities, top_p))
+        for row, keep in zip(probabilities.astype(np.float64), kept, strict=True):
+            descending = np.sort(row)[::-1]
+            size = int(np.searchsorted(np.cumsum(descending), top_p - 1e-7)) + 1
+            assert np.sum(keep) == size
+            assert row[keep].min() == descending[size - 1]
+    ties = np.array([[0.4, 0.2, 0.2, 0.2, 0.0]], np.float32)
+    assert generation.keep_nucleus(ties, 0.5).tolist() == [[True, True, True, True, False]]
+    assert generation.keep_nucleus(ties, 0.4).tolist() == [[True, False, False, False, False]]
+    few = np.array([[0.6, 0.3, 0.0]], np.float32)  # rounding may leave less than 1
+    assert generation.keep_nucleus(few, 1.0).tolist() == [[True, True, True]]
+
+
+def test_impossible_settings_are_refused_with_the_numbers():
+    logits, rows, seeds = random_models(2, 3, 2), np.arange(2), np.arange(2, dtype=np.uint32)
+    for top_p in (0.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=f"\\(0, 1\\], not {top_p}"):
+            sample(logits, rows, seeds, num_steps=2, top_p=top_p)
+    with pytest.raises(ValueError, match=r"above 0, not 0\.0"):
+        sample(logits, rows, seeds, num_steps=2, temperature=0.0)
+
+
+CONFIG = mt5.MT5Config(
+    vocab_size=24,
+    emb_dim=16,
+    num_heads=4,
+    num_encoder_layers=1,
+    num_decoder_layers=2,
+    head_dim=4,
+    mlp_dim=16,
+    attention="plain",  # compiles faster
+)
+STEPS = 7
+
+
+@pytest.fixture(scope="module")
+def boxed():
+    """Parameters that write EOS now and then."""
+    params = jax.jit(lambda key: mt5.init_params(CONFIG, key))(jax.random.key(0))
+    params["decoder"]["logits_dense"]["kernel"] = jax.tree.map(
+        lambda kernel: kernel.at[:, EOS].multiply(2), params["decoder"]["logits_dense"]["kernel"]
+    )
+    return params
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    tokens = np.random.default_rng(2).integers(2, 16, (8, 12)).astype(np.int32)
+    for row in range(8):
+        tokens[row, 4 + row :] = 0
+    return tokens
+
+
+def seeds_of(inputs):
+    """Seeds go by the input, whatever its batch."""
+    return jnp.sum(inputs, axis=1).astype(jnp.uint32)
+
+
+def decoders(mesh):
+    """name -> (params, inputs, num_steps) -> Generated."""
+    sampler = generation.make_sampler(CONFIG, mesh, top_p=0.9)
+    return {
+        "greedy": generation.make_generator(CONFIG, mesh),
+        "beam": generation.make_generator(CONFIG, mesh, beam_size=3),
+        "sample": lambda params, inputs, num_steps: sampler(params, inputs, seeds_of(inputs), num_steps),
+    }
+
+
+@pytest.fixture(scope="module")
+def unsharded(boxed, inputs):
+    mesh = Partitioning(num_devices=1).make_mesh()
+    return {name: jax.device_get(decode(nn.unbox(boxed), inputs, STEPS)) for name, decode in decoders(mesh).items()}
+
+
+@jax.jit
+def teacher_force(params, batch):
+    return mt5.MT5(CONFIG).apply({"params": params}, batch)
+
+
+@pytest.mark.parametrize("name", ["greedy", "beam", "sample"])
+def test_what_the_cache_gives_is_what_teacher_forcing_gives(boxed, inputs, unsharded, name):
+    found, params = unsharded[name], nn.unbox(boxed)
+    rows, size = found.tokens.shape[:2]
+    targets = found.tokens.reshape(rows * size, STEPS)
+    batch = {
+        "encoder_input_tokens": inputs.repeat(size, axis=0),
+        "decoder_input_tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0))),
+    }
+    hidden = teacher_force(params, batch)
+    log_probs = log_softmax(np.asarray(hidden) @ np.asarray(mt5.output_kernel(params)))
+    ended = 0
+    for row, length in enumerate(found.lengths.reshape(-1)):
+        at = np.arange(length)
+        if name == "greedy":
+            np.testing.assert_array_equal(targets[row, :length], np.argmax(log_probs[row, :length], axis=-1))
+        assert log_probs[row, at, targets[row, :length]].sum() == pytest.approx(
+            found.log_probs.reshape(-1)[row], abs=1e-4
+        )
+        ended += length < STEPS
+    assert ended, "the case where EOS is written"
+    assert len(np.unique(targets, axis=0)) > 3
+
+
+def test_a_row_is_decoded_alike_in_any_batch_and_padding(boxed, inputs, unsharded):
+    rows = np.array([5, 2])
+    decode = decoders(Partitioning(num_devices=1).make_mesh())["sample"]
+    other = decode(nn.unbox(boxed), np.pad(inputs[rows], ((0, 0), (0, 5))), STEPS + 3)
+    for row, tokens, length in zip(rows, other.tokens[:, 0], other.lengths[:, 0], strict=True):
+        np.testing.assert_array_equal(unsharded["sample"].tokens[row, 0], tokens[:STEPS])
+        assert unsharded["sample"].lengths[row, 0] == min(length, STEPS)
+
+
+@pytest.mark.parametrize("name", ["beam", "sample"])
+def test_sharding_changes_no_answer_and_gathers_neither_cache_nor_logits(boxed, inputs, unsharded, name):
+    rules = Partitioning(num_model_partitions=2)
+    mesh = rules.make_mesh()
+    params = jax.device_put(nn.unbox(boxed), partitioning.parameter_shardings(boxed, mesh, rules))
+    rows = jax.device_put(inputs, partitioning.batch_sharding(mesh))
+    beam_size = unsharded[name].tokens.shape[1]
+
+    def decode(params, rows):
+        steps = cached_steps(CONFIG, params, rows, beam_size=beam_size, num_steps=STEPS)
+        kernel = mt5.output_kernel(params)
+        if name == "sample":
+            return generation.sample_tokens(*steps, kernel, seeds_of(rows), num_steps=STEPS, top_p=0.9, temperature=1.0)
+        return generation.search_tokens(
+            *steps, kernel, batch=8, beam_size=beam_size, num_steps=STEPS, normalize_length=True
+        )
+
+    with partitioning.compute_context(mesh):
+        program = jax.jit(decode).lower(params, rows).compile()
+        together = program(params, rows)
+    np.testing.assert_array_equal(unsharded[name].tokens, together.tokens)
+    np.testing.assert_allclose(unsharded[name].log_probs, together.log_probs, rtol=1e-4)
+    assert together.decoder_passes == unsharded[name].decoder_passes
+    assert together.tokens.sharding.spec[0] == "data"
+    text, layers = program.as_text(), CONFIG.num_decoder_layers
+    assert f"f32[{layers},{2 * beam_size},{STEPS},2,4]" in text, "a quarter of the rows, half of the heads"
+    assert f"f32[{layers},{8 * beam_size},{STEPS}," not in text
+    assert f"f32[{layers},{2 * beam_size},{STEPS},4,4]" not in text
+    assert f"f32[2,{beam_size},12]" in text, "the logits of a quarter of the rows and half of the vocabulary"
+    assert f"f32[2,{beam_size},24]" not in text
+    assert f"f32[8,{beam_size}," not in text
+
+
+@pytest.mark.parametrize("model", [1, 2, 8])
+def test_the_likeliest_tokens_are_the_same_on_any_mesh_ties_and_small_parts_included(model):
+    log_probs = np.random.default_rng(3).integers(-9, 0, (8, 2, 24)).astype(np.float32)
+    expected = np.argsort(-log_probs, axis=-1, stable=True)[..., :5]
+    with partitioning.compute_context(Partitioning(num_model_partitions=model).make_mesh()):
+        ids, values = jax.jit(partial(generation._likeliest, count=5))(log_probs)
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(values, np.take_along_axis(log_probs, expected, axis=-1))
