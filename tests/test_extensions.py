@@ -6,11 +6,6 @@ import sys
 
 import pytest
 
-from medmt5.annotation.repairs import Repairs
-from medmt5.datasets.declarations import DATASETS
-from medmt5.datasets.declarations.declaration import Form
-from medmt5.datasets.raw_files import RawFiles
-from medmt5.datasets.reading import read_part
 from medmt5.errors import InputError
 from medmt5.extensions import find_toml
 
@@ -54,12 +49,6 @@ def test_a_folder_that_is_not_there_is_told(package, monkeypatch):
     monkeypatch.setenv("MEDMT5_EXTENSIONS", "/nowhere")
     with pytest.raises(InputError, match=r"MEDMT5_EXTENSIONS must name a folder of .*, not '/nowhere'"):
         find_toml(package, "languages")
-
-
-def test_a_format_that_nothing_reads_is_told(tmp_path):
-    files = RawFiles(Form("docx", {"train": ("mine.docx",)}), {"train": tmp_path / "mine.docx"}, None)
-    with pytest.raises(InputError, match=r"no format 'docx'; its declaration must use one of .*brat"):
-        next(iter(read_part(DATASETS[0], "en", files, "train", Repairs())))
 
 
 @pytest.mark.slow
