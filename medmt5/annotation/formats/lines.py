@@ -46,7 +46,10 @@ def split_lines(data: bytes, path: str | os.PathLike, repairs: Repairs) -> Itera
         end = b"\r"
         repairs.add("line ends of old Macs read", path)
     for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(end), start=1):
-        yield number, decode(line.rstrip(b"\r"), path, repairs, number)
+        line = line.rstrip(b"\r")
+        if b"\r" in line:  # perhaps two lines that became one
+            repairs.add("carriage return inside a line", path, number)
+        yield number, decode(line, path, repairs, number)
 
 
 def is_empty(data: bytes, path: str | os.PathLike, repairs: Repairs) -> bool:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medmt5.annotation.formats.lines import decode, read_lines
+from medmt5.annotation.formats.lines import decode, read_lines, split_lines
 from medmt5.annotation.repairs import Repairs
 from medmt5.errors import InputError
 
@@ -53,3 +53,9 @@ def test_utf16_is_told_and_not_read_as_something_else(tmp_path, encoding):
     (tmp_path / "f").write_bytes("\ufeffasma\tO\n".encode(encoding))
     with pytest.raises(InputError, match="f: text must be UTF-8, but this is UTF-16"):
         list(read_lines(tmp_path / "f", Repairs()))
+
+
+def test_a_carriage_return_that_ends_no_line_is_counted():
+    repairs = Repairs()
+    assert [text for _, text in split_lines(b"a\rb\nc\r\nd", "file", repairs)] == ["a\rb", "c", "d"]
+    assert repairs.to_json() == {"carriage return inside a line": {"count": 1, "first": ["file:1"]}}
