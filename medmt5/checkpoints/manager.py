@@ -312,7 +312,7 @@ def _silence_stragglers() -> None:
 
 
 def _was_asked_for(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("Task exception was never retrieved")
+    return "exception was never retrieved" not in record.getMessage()  # of a Task, a Future, a gathering of them
 
 
 @contextmanager
