@@ -20,7 +20,7 @@ Document = tuple[str, str, list[tuple[int, int, str]]]
 """Id, text, spans in characters with the labels of the files."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_instance() -> Callable[..., None]:
     """(dataset, lang, folder, form=None) -> None: writes all parts to the first of their places below `folder`."""
     return _write_instance

@@ -18,22 +18,29 @@ from medmt5.evaluation.span_scores import score_spans
 from medmt5.evaluation.summary import summarize
 from medmt5.sample.generate import write_sample
 
-TASKS = [(dataset, lang) for dataset in DATASETS for lang in dataset.languages]
+TASKS = [
+    (dataset, lang, source)
+    for dataset in DATASETS
+    for lang in dataset.languages
+    for source in ("invented", "real")
+    if source == "invented" or not dataset.name.startswith("sample_")
+]
 
 
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sample")
-    write_sample(folder, seed=0)
-    return folder
-
-
-@pytest.fixture(scope="module", params=TASKS, ids=lambda task: f"{task[0].name}.{task[1]}")
-def test_set(request):
-    """A declaration, one of its languages, and the examples of its last split that is there: mostly the test."""
-    dataset, lang = request.param
-    ours = dataset.name.startswith("sample_")
-    folder = request.getfixturevalue("sample") if ours else request.getfixturevalue("real_data") / "benchmarks"
+@pytest.fixture(scope="module", params=TASKS, ids=lambda task: f"{task[0].name}.{task[1]}-{task[2]}")
+def test_set(request, tmp_path_factory, write_instance):
+    """A declaration, one of its languages, and the examples of its last split: mostly the test. Of files that are
+    invented in its format, which every set has, and of the real ones where they are.
+    """
+    dataset, lang, source = request.param
+    if source == "real":
+        folder = request.getfixturevalue("real_data") / "benchmarks"
+    else:
+        folder = tmp_path_factory.mktemp("invented")
+        if dataset.name.startswith("sample_"):
+            write_sample(folder, seed=0)
+        else:
+            write_instance(dataset, lang, folder)
     files = find_files(dataset, lang, folder)
     if not files.paths:
         pytest.skip(f"{dataset.name} is not among the real data")
