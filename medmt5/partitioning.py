@@ -146,6 +146,21 @@ def compute_context(mesh: Mesh) -> Iterator[None]:
         yield
 
 
+def in_context(jitted: Any, mesh: Mesh) -> Any:
+    """Returns a jitted function that is called, and lowered, in the `compute_context` of `mesh`."""
+
+    def call(*args):
+        with compute_context(mesh):
+            return jitted(*args)
+
+    def lower(*args):
+        with compute_context(mesh):
+            return jitted.lower(*args)
+
+    call.lower = lower  # type: ignore[attr-defined]
+    return call
+
+
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Rows over `data`, everything else whole."""
     return NamedSharding(mesh, PartitionSpec("data"))

@@ -45,10 +45,4 @@ def make_label_decoder(
             normalize_length=normalize_length,
         )
 
-    jitted = jax.jit(decode, static_argnums=3)
-
-    def call(params, encoder_tokens, tables, num_steps):
-        with partitioning.compute_context(mesh):
-            return jitted(params, encoder_tokens, tables, num_steps)
-
-    return call
+    return partitioning.in_context(jax.jit(decode, static_argnums=3), mesh)

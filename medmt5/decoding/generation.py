@@ -64,13 +64,7 @@ def make_generator(
             normalize_length=normalize_length,
         )
 
-    jitted = jax.jit(generate, static_argnums=2)
-
-    def call(params, encoder_tokens, num_steps):
-        with partitioning.compute_context(mesh):
-            return jitted(params, encoder_tokens, num_steps)
-
-    return call
+    return partitioning.in_context(jax.jit(generate, static_argnums=2), mesh)
 
 
 def make_sampler(
@@ -92,13 +86,7 @@ def make_sampler(
             temperature=temperature,
         )
 
-    jitted = jax.jit(sample, static_argnums=3)
-
-    def call(params, encoder_tokens, seeds, num_steps):
-        with partitioning.compute_context(mesh):
-            return jitted(params, encoder_tokens, seeds, num_steps)
-
-    return call
+    return partitioning.in_context(jax.jit(sample, static_argnums=3), mesh)
 
 
 def search_tokens(

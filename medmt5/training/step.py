@@ -144,7 +144,7 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state, history), metrics
 
     data, everywhere = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
-    return _in_context(
+    return partitioning.in_context(
         jax.jit(train_step, in_shardings=(shardings, data), out_shardings=(shardings, everywhere), donate_argnums=0),
         mesh,
     )
@@ -161,7 +161,9 @@ def make_eval_step(
         return batch_loss(hidden, params, batch, objective, mesh)
 
     data, everywhere = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
-    return _in_context(jax.jit(eval_step, in_shardings=(shardings.params, data), out_shardings=everywhere), mesh)
+    return partitioning.in_context(
+        jax.jit(eval_step, in_shardings=(shardings.params, data), out_shardings=everywhere), mesh
+    )
 
 
 def batch_loss(
@@ -204,20 +206,6 @@ def _accumulate(gradient, params, batch, rng, normalizer, num_microbatches):
     zero_loss = losses.Loss(*[jnp.float32(0)] * len(losses.Loss._fields))
     zeros = (jax.tree.map(jnp.zeros_like, params), zero_loss)
     return jax.lax.scan(add, zeros, (jnp.arange(num_microbatches), split))[0]
-
-
-def _in_context(function, mesh):
-    def call(*args):
-        with partitioning.compute_context(mesh):
-            return function(*args)
-
-    call.lower = lambda *args: _lower(function, mesh, args)  # type: ignore[attr-defined]
-    return call
-
-
-def _lower(function, mesh, args):
-    with partitioning.compute_context(mesh):
-        return function.lower(*args)
 
 
 def _is_sharding(x: Any) -> bool:
