@@ -13,10 +13,12 @@ from medmt5.mixtures import finetuning, pretraining, transfer  # noqa: F401
 
 
 def get_mixture_or_task(name: str) -> seqio.Mixture | seqio.Task:
-    """Returns what is registered under the name; an unknown one raises InputError with the nearest names first."""
+    """Returns what is registered under the name; an unknown one raises InputError with the nearest names,
+    or, where none is near, all.
+    """
     known = sorted([*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()])
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        advice = f"did you mean {' or '.join(near)}? " if near else ""
-        raise InputError(f"no task or mixture {name!r}; {advice}known are {', '.join(known)}")
+        advice = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
+        raise InputError(f"no task or mixture {name!r}; {advice}")
     return seqio.get_mixture_or_task(name)

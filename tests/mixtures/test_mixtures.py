@@ -88,5 +88,10 @@ def test_a_task_is_found_by_its_name():
     ("name", "near"), [("sample_multitsk", "sample_multitask"), ("medical_corpus.de", "medical_corpus")]
 )
 def test_an_unknown_name_lists_near_ones(name, near):
-    with pytest.raises(InputError, match=f"no task or mixture '{name}'; did you mean {near}.*known are abstrct.all"):
+    with pytest.raises(InputError, match=f"no task or mixture '{name}'; did you mean {near}"):
         get_mixture_or_task(name)
+
+
+def test_an_unknown_name_without_near_ones_lists_all():
+    with pytest.raises(InputError, match=r"no task or mixture '§§§'; known are abstrct\.all, .*, zero_shot\.e3c"):
+        get_mixture_or_task("§§§")
