@@ -29,6 +29,7 @@ class Beams(NamedTuple):
     last:    [batch, beam]            int32    the token written last
     tokens:  [batch, beam, num_steps] int32    then 0
     choices: [batch, beam, num_steps] int32    which candidates were taken, then -1
+    notes:   [batch, beam, num_steps] float32  what `propose` noted of the candidates taken, then 0
     sums:    [batch, beam]            float32  of the candidates' log-probabilities
     lengths: [batch, beam]            int32    tokens written, EOS included
     """
@@ -37,6 +38,7 @@ class Beams(NamedTuple):
     last: jax.Array
     tokens: jax.Array
     choices: jax.Array
+    notes: jax.Array
     sums: jax.Array
     lengths: jax.Array
 
@@ -45,7 +47,7 @@ def beam_search(
     step_fn: StepFn,
     cache: Any,
     state: Any,
-    propose: Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, jax.Array]],
+    propose: Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, jax.Array, jax.Array]],
     advance: Callable[[Any, jax.Array, jax.Array], Any],
     *,
     num_steps: int,
@@ -58,8 +60,9 @@ def beam_search(
         position `step`, 0 at first. Rows are batch * beam, sentence by sentence.
       cache: pytree of arrays with the rows on axis 1, as [layers, rows, ...]; reordered as hypotheses survive.
       state: of the empty hypotheses, [batch, beam] each; its shape tells the batch and the beam.
-      propose: (hidden [batch, beam, features] float32, state, step) -> (ids int32, log-probabilities float32), both
-        [batch, beam, candidates]; -inf where there is no candidate. One that is done has one: padding, at 0.
+      propose: (hidden [batch, beam, features] float32, state, step) -> (ids int32, log-probabilities float32, notes
+        float32), all [batch, beam, candidates]; log-probability -inf where there is no candidate. One that is done has
+        one: padding, at 0. Notes are kept of the candidates taken, for the caller.
       advance: (state, choice, token), both [batch, beam] int32 -> state.
       normalize_length: compare sums divided by the tokens so far, not sums.
     """
@@ -79,13 +82,14 @@ def beam_search(
         step, beams, cache = carry
         hidden, cache = step_fn(cache, beams.last.reshape(-1), step)
         hidden = hidden.astype(jnp.float32).reshape(batch, beam_size, -1)
-        ids, log_probs = propose(hidden, beams.state, step)
+        ids, log_probs, notes = propose(hidden, beams.state, step)
         sums = beams.sums[..., None] + log_probs
         beams = beams._replace(lengths=beams.lengths + ~beams.state.done)
         ranks = rank(sums, beams.lengths[..., None], normalize_length)
         best = descending(ranks.reshape(batch, -1))[:, :beam_size]
         parent, choice = jnp.divmod(best, ids.shape[-1])
-        last, sums = (jnp.take_along_axis(x.reshape(batch, -1), best, axis=1) for x in (ids, sums))
+        last, sums, notes = (jnp.take_along_axis(x.reshape(batch, -1), best, axis=1) for x in (ids, sums, notes))
+        was_done = jnp.take_along_axis(beams.state.done, parent, axis=1)
         beams = of_parents(beams, parent)
         if beam_size > 1:
             cache = jax.tree.map(lambda leaf: _rows_of_parents(leaf, parent), cache)
@@ -95,6 +99,7 @@ def beam_search(
             last=last,
             tokens=beams.tokens.at[:, :, step].set(last),
             choices=beams.choices.at[:, :, step].set(jnp.where(beams.state.done, -1, choice)),
+            notes=beams.notes.at[:, :, step].set(jnp.where(was_done, 0.0, notes)),
             sums=sums,
             lengths=beams.lengths,
         )
@@ -129,6 +134,7 @@ def _first(state: Any, batch: int, beam_size: int, num_steps: int) -> Beams:
         last=jnp.full((batch, beam_size), PAD_ID, jnp.int32),
         tokens=jnp.full((batch, beam_size, num_steps), PAD_ID, jnp.int32),
         choices=jnp.full((batch, beam_size, num_steps), -1, jnp.int32),
+        notes=jnp.zeros((batch, beam_size, num_steps), jnp.float32),
         sums=jnp.where(live, 0.0, -jnp.inf),
         lengths=jnp.zeros((batch, beam_size), jnp.int32),
     )

@@ -213,11 +213,12 @@ def _likeliest(log_probs: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     return jnp.take_along_axis(ids, best, axis=-1), jnp.take_along_axis(values, best, axis=-1)
 
 
-def _if_open(state: _State, ids: jax.Array, log_probs: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _if_open(state: _State, ids: jax.Array, log_probs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Replaces the candidates [batch, beam, n] of hypotheses that are done by padding, once and at no cost."""
     done = state.done[..., None]
     padding = jnp.where(jnp.arange(ids.shape[-1]) == 0, 0.0, -jnp.inf)
-    return jnp.where(done, PAD_ID, ids), jnp.where(done, padding, jnp.maximum(log_probs, FLOOR))
+    log_probs = jnp.where(done, padding, jnp.maximum(log_probs, FLOOR))
+    return jnp.where(done, PAD_ID, ids), log_probs, log_probs
 
 
 def _open(batch: int, beam_size: int) -> _State:

@@ -39,14 +39,19 @@ class LabelHypotheses(NamedTuple):
 
     tokens:  [batch, beam, num_steps] int32    EOS included, then 0
     choices: [batch, beam, num_steps] int32    candidates taken (see `label_automaton`), then -1
+    local_log_probs: [batch, beam, num_steps] float32  of the choices, renormalised over the permitted candidates
+             whatever the scoring; 0 where there was one candidate, and after the end
     scores:  [batch, beam]            float32  -inf where there is no further permitted output
+    sums:    [batch, beam]            float32  the score before it is divided by the length
     lengths: [batch, beam]            int32    tokens, EOS included; 0 where the score is -inf
     decoder_passes: int32 scalar, calls of the model
     """
 
     tokens: jax.Array
     choices: jax.Array
+    local_log_probs: jax.Array
     scores: jax.Array
+    sums: jax.Array
     lengths: jax.Array
     decoder_passes: jax.Array
 
@@ -86,15 +91,18 @@ def search_labels(
         )
         # HIGHEST: accelerators would else round float32 factors, and the two products differently.
         logits = jnp.einsum("bkf,bkcf->bkc", hidden, columns, precision=jax.lax.Precision.HIGHEST)
+        local = logits - jax.nn.logsumexp(jnp.where(allowed, logits, -jnp.inf), axis=-1, keepdims=True)
+        log_probs = local
         if scoring != "local":
-            normalised_over = jnp.einsum("bkf,fv->bkv", hidden, kernel, precision=jax.lax.Precision.HIGHEST)
-        else:
-            normalised_over = jnp.where(allowed, logits, -jnp.inf)
-        log_probs = logits - jax.nn.logsumexp(normalised_over, axis=-1, keepdims=True)
+            all_logits = jnp.einsum("bkf,fv->bkv", hidden, kernel, precision=jax.lax.Precision.HIGHEST)
+            log_probs = logits - jax.nn.logsumexp(all_logits, axis=-1, keepdims=True)
         if scoring == "marginal":
             log_probs = _give_rest_to_copy(log_probs, allowed)
-        log_probs = jnp.where(log_probs > FLOOR, log_probs, FLOOR)  # NaN too
-        return ids, jnp.where(allowed, jnp.where(state.done[..., None], 0.0, log_probs), -jnp.inf)
+        log_probs, local = (
+            jnp.where(allowed, jnp.where(state.done[..., None], 0.0, jnp.where(x > FLOOR, x, FLOOR)), -jnp.inf)
+            for x in (log_probs, local)  # > FLOOR: neither is NaN
+        )
+        return ids, log_probs, local
 
     beams, passes = beam_search(
         step_fn,
@@ -111,7 +119,9 @@ def search_labels(
     return LabelHypotheses(
         tokens=jnp.where(finished[..., None], beams.tokens, PAD_ID),
         choices=jnp.where(finished[..., None], beams.choices, -1),
+        local_log_probs=jnp.where(finished[..., None], beams.notes, 0.0),
         scores=scores,
+        sums=jnp.where(finished, beams.sums, -jnp.inf),
         lengths=jnp.where(finished, beams.lengths, 0),
         decoder_passes=passes,
     )
