@@ -30,7 +30,17 @@ FORBIDDEN = {
     },
     **{
         unit: (DATA_STACK | {"gin"}, SEQIO)
-        for unit in ("label", "labelling", "evaluate", "train", "plan", "describe", "model_files", "progress")
+        for unit in (
+            "label",
+            "labelling",
+            "evaluate",
+            "train",
+            "plan",
+            "describe",
+            "model_files",
+            "progress",
+            "conversion",
+        )
     },
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,1 +1,1 @@
-"""Weights of an mT5 in and out of the formats they are published in. NumPy only: no JAX, no pickle."""
+"""Weights of an mT5 in and out of the formats they are published in. No pickle, no TensorFlow."""
