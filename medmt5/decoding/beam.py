@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from medmt5.decoding.label_automaton import PAD_ID
+from medmt5.decoding.token_tree import ExtendFn
 
 # Log-probability of a candidate where the model overflowed: finite, so that every sentence keeps an output.
 FLOOR = -1e30
-
-StepFn = Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 class Beams(NamedTuple):
@@ -28,8 +27,6 @@ class Beams(NamedTuple):
     state:   dataclass with `done` [batch, beam] bool, and what else `propose` and `advance` need
     last:    [batch, beam]            int32    the token written last
     tokens:  [batch, beam, num_steps] int32    then 0
-    choices: [batch, beam, num_steps] int32    which candidates were taken, then -1
-    notes:   [batch, beam, num_steps] float32  what `propose` noted of the candidates taken, then 0
     sums:    [batch, beam]            float32  of the candidates' log-probabilities
     lengths: [batch, beam]            int32    tokens written, EOS included
     """
@@ -37,17 +34,15 @@ class Beams(NamedTuple):
     state: Any
     last: jax.Array
     tokens: jax.Array
-    choices: jax.Array
-    notes: jax.Array
     sums: jax.Array
     lengths: jax.Array
 
 
 def beam_search(
-    step_fn: StepFn,
-    cache: Any,
+    extend: ExtendFn,
+    memory: Any,
     state: Any,
-    propose: Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, jax.Array, jax.Array]],
+    propose: Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, jax.Array]],
     advance: Callable[[Any, jax.Array, jax.Array], Any],
     *,
     num_steps: int,
@@ -56,58 +51,48 @@ def beam_search(
     """Returns (beams, calls of the model as int32 scalar) when all hypotheses are done or after `num_steps`.
 
     Args:
-      step_fn: (cache, tokens [rows] int32, step int32 scalar) -> (hidden [rows, features], cache): feeds the tokens of
-        position `step`, 0 at first. Rows are batch * beam, sentence by sentence.
-      cache: pytree of arrays with the rows on axis 1, as [layers, rows, ...]; reordered as hypotheses survive.
+      extend, memory: the model and its empty memory; see `token_tree`.
       state: of the empty hypotheses, [batch, beam] each; its shape tells the batch and the beam.
-      propose: (hidden [batch, beam, features] float32, state, step) -> (ids int32, log-probabilities float32, notes
-        float32), all [batch, beam, candidates]; log-probability -inf where there is no candidate. One that is done has
-        one: padding, at 0. Notes are kept of the candidates taken, for the caller.
+      propose: (hidden [batch, beam, features] float32, state, step) -> (ids int32, log-probabilities float32), both
+        [batch, beam, candidates]; -inf where there is no candidate. One that is done has one: padding, at 0.
       advance: (state, choice, token), both [batch, beam] int32 -> state.
       normalize_length: compare sums divided by the tokens so far, not sums.
     """
     batch, beam_size = state.done.shape
-    for leaf in jax.tree.leaves(cache):
-        if leaf.shape[1] != batch * beam_size:
-            raise ValueError(
-                f"axis 1 of a cache array must be {batch} sentences * beam {beam_size} = {batch * beam_size}, "
-                f"got {leaf.shape}"
-            )
+    memory = memory.grow(beam_size * num_steps)
+    slots = jnp.arange(beam_size * num_steps)
 
     def open_hypotheses(carry):
-        step, beams, _ = carry
+        step, beams, *_ = carry
         return (step < num_steps) & ~jnp.all(beams.state.done)
 
-    def extend(carry):
-        step, beams, cache = carry
-        hidden, cache = step_fn(cache, beams.last.reshape(-1), step)
-        hidden = hidden.astype(jnp.float32).reshape(batch, beam_size, -1)
-        ids, log_probs, notes = propose(hidden, beams.state, step)
+    def extend_beams(carry):
+        step, beams, memory, visible = carry
+        own = slots == step * beam_size + jnp.arange(beam_size)[:, None]
+        visible = visible | own
+        positions = jnp.full((batch, beam_size), step)
+        hidden, memory = extend(memory, step * beam_size, beams.last, positions, visible)
+        ids, log_probs = propose(hidden.astype(jnp.float32), beams.state, step)
         sums = beams.sums[..., None] + log_probs
         beams = beams._replace(lengths=beams.lengths + ~beams.state.done)
         ranks = rank(sums, beams.lengths[..., None], normalize_length)
         best = descending(ranks.reshape(batch, -1))[:, :beam_size]
         parent, choice = jnp.divmod(best, ids.shape[-1])
-        last, sums, notes = (jnp.take_along_axis(x.reshape(batch, -1), best, axis=1) for x in (ids, sums, notes))
-        was_done = jnp.take_along_axis(beams.state.done, parent, axis=1)
-        beams = of_parents(beams, parent)
-        if beam_size > 1:
-            cache = jax.tree.map(lambda leaf: _rows_of_parents(leaf, parent), cache)
+        last, sums = (jnp.take_along_axis(x.reshape(batch, -1), best, axis=1) for x in (ids, sums))
+        beams, visible = of_parents((beams, visible), parent)
         state = advance(beams.state, choice, last)
         beams = Beams(
             state=dataclasses.replace(state, done=state.done | jnp.isneginf(sums)),
             last=last,
             tokens=beams.tokens.at[:, :, step].set(last),
-            choices=beams.choices.at[:, :, step].set(jnp.where(beams.state.done, -1, choice)),
-            notes=beams.notes.at[:, :, step].set(jnp.where(was_done, 0.0, notes)),
             sums=sums,
             lengths=beams.lengths,
         )
-        return step + 1, beams, cache
+        return step + 1, beams, memory, visible
 
-    passes, beams, _ = jax.lax.while_loop(
-        open_hypotheses, extend, (jnp.int32(0), _first(state, batch, beam_size, num_steps), cache)
-    )
+    first = _first(state, batch, beam_size, num_steps)
+    visible = jnp.zeros((batch, beam_size, slots.size), bool)
+    passes, beams, *_ = jax.lax.while_loop(open_hypotheses, extend_beams, (jnp.int32(0), first, memory, visible))
     return beams, passes
 
 
@@ -133,15 +118,6 @@ def _first(state: Any, batch: int, beam_size: int, num_steps: int) -> Beams:
         state=dataclasses.replace(state, done=~live),
         last=jnp.full((batch, beam_size), PAD_ID, jnp.int32),
         tokens=jnp.full((batch, beam_size, num_steps), PAD_ID, jnp.int32),
-        choices=jnp.full((batch, beam_size, num_steps), -1, jnp.int32),
-        notes=jnp.zeros((batch, beam_size, num_steps), jnp.float32),
         sums=jnp.where(live, 0.0, -jnp.inf),
         lengths=jnp.zeros((batch, beam_size), jnp.int32),
     )
-
-
-def _rows_of_parents(leaf: jax.Array, parent: jax.Array) -> jax.Array:
-    """Reorders [layers, rows, ...]: batched by sentence, so that a cache sharded over sentences stays where it is."""
-    by_sentence = leaf.reshape(leaf.shape[0], *parent.shape, *leaf.shape[2:])
-    gather = jax.vmap(lambda of_sentence, indices: jnp.take(of_sentence, indices, axis=1), in_axes=(1, 0), out_axes=1)
-    return gather(by_sentence, parent).reshape(leaf.shape)

@@ -1,4 +1,4 @@
-"""Constrained labelling with an mT5: `search` over its cached steps, as one compiled program.
+"""Constrained labelling with an mT5: `search` over its token tree, as one compiled program.
 
 Ids in, hypotheses out; words, labels and text are the caller's.
 """
@@ -12,9 +12,9 @@ import jax
 from jax.sharding import Mesh
 
 from medmt5 import partitioning
-from medmt5.decoding.cached_steps import cached_steps
 from medmt5.decoding.label_automaton import LabelTables
 from medmt5.decoding.search import LabelHypotheses, Scoring, search_labels
+from medmt5.decoding.token_tree import make_decoder
 from medmt5.model import mt5
 
 
@@ -25,6 +25,7 @@ def make_label_decoder(
     beam_size: int,
     scoring: Scoring = "full",
     normalize_length: bool = True,
+    tokens_per_pass: int | None = None,
 ) -> Callable[[Any, jax.Array, LabelTables, int], LabelHypotheses]:
     """Returns decode(params, encoder_tokens [batch, inputs] int32, tables, num_steps) -> LabelHypotheses.
 
@@ -33,16 +34,17 @@ def make_label_decoder(
     """
 
     def decode(params, encoder_tokens, tables, num_steps):
-        step_fn, cache = cached_steps(config, params, encoder_tokens, beam_size=beam_size, num_steps=num_steps)
+        decoder = make_decoder(config, params, encoder_tokens, longest=num_steps)
         return search_labels(
-            step_fn,
-            cache,
+            decoder.extend,
+            decoder.empty(),
             mt5.output_kernel(params),
             tables,
             beam_size=beam_size,
             num_steps=num_steps,
             scoring=scoring,
             normalize_length=normalize_length,
+            tokens_per_pass=tokens_per_pass,
         )
 
     return partitioning.in_context(jax.jit(decode, static_argnums=3), mesh)

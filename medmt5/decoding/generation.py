@@ -16,9 +16,9 @@ from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
 from medmt5 import partitioning
-from medmt5.decoding.beam import FLOOR, Beams, StepFn, beam_search, descending, of_parents, rank
-from medmt5.decoding.cached_steps import cached_steps
+from medmt5.decoding.beam import FLOOR, Beams, beam_search, descending, of_parents, rank
 from medmt5.decoding.label_automaton import EOS_ID, PAD_ID
+from medmt5.decoding.token_tree import ExtendFn, make_decoder
 from medmt5.model import mt5
 
 
@@ -53,10 +53,10 @@ def make_generator(
     """
 
     def generate(params, encoder_tokens, num_steps):
-        step_fn, cache = cached_steps(config, params, encoder_tokens, beam_size=beam_size, num_steps=num_steps)
+        decoder = make_decoder(config, params, encoder_tokens, longest=num_steps)
         return search_tokens(
-            step_fn,
-            cache,
+            decoder.extend,
+            decoder.empty(),
             mt5.output_kernel(params),
             batch=encoder_tokens.shape[0],
             beam_size=beam_size,
@@ -75,10 +75,10 @@ def make_sampler(
     """
 
     def sample(params, encoder_tokens, seeds, num_steps):
-        step_fn, cache = cached_steps(config, params, encoder_tokens, beam_size=1, num_steps=num_steps)
+        decoder = make_decoder(config, params, encoder_tokens, longest=num_steps)
         return sample_tokens(
-            step_fn,
-            cache,
+            decoder.extend,
+            decoder.empty(),
             mt5.output_kernel(params),
             seeds,
             num_steps=num_steps,
@@ -90,8 +90,8 @@ def make_sampler(
 
 
 def search_tokens(
-    step_fn: StepFn,
-    cache: Any,
+    extend: ExtendFn,
+    memory: Any,
     output_kernel: jax.Array,
     *,
     batch: int,
@@ -102,7 +102,7 @@ def search_tokens(
     """Returns the best `beam_size` outputs of each row; 1 is greedy. Traceable by `jax.jit`.
 
     Args:
-      step_fn, cache: the model and its memory; see `beam.beam_search`.
+      extend, memory: the model and its memory; see `beam.beam_search`.
       output_kernel: [features, vocab].
       num_steps: an output that has not ended by then is cut there, and competes as it is.
       normalize_length: compare, at every step and at the end, sums of log-probabilities divided by the tokens so far,
@@ -114,8 +114,8 @@ def search_tokens(
         return _if_open(state, *_likeliest(jax.nn.log_softmax(_logits(hidden, output_kernel)), count))
 
     beams, passes = beam_search(
-        step_fn,
-        cache,
+        extend,
+        memory,
         _open(batch, beam_size),
         propose,
         _advance,
@@ -127,8 +127,8 @@ def search_tokens(
 
 
 def sample_tokens(
-    step_fn: StepFn,
-    cache: Any,
+    extend: ExtendFn,
+    memory: Any,
     output_kernel: jax.Array,
     seeds: jax.Array,
     *,
@@ -161,7 +161,7 @@ def sample_tokens(
         return _if_open(state, drawn.astype(jnp.int32), log_probs)
 
     beams, passes = beam_search(
-        step_fn, cache, _open(seeds.shape[0], 1), propose, _advance, num_steps=num_steps, normalize_length=False
+        extend, memory, _open(seeds.shape[0], 1), propose, _advance, num_steps=num_steps, normalize_length=False
     )
     return _generated(beams, passes)
 
@@ -213,12 +213,11 @@ def _likeliest(log_probs: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     return jnp.take_along_axis(ids, best, axis=-1), jnp.take_along_axis(values, best, axis=-1)
 
 
-def _if_open(state: _State, ids: jax.Array, log_probs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _if_open(state: _State, ids: jax.Array, log_probs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Replaces the candidates [batch, beam, n] of hypotheses that are done by padding, once and at no cost."""
     done = state.done[..., None]
     padding = jnp.where(jnp.arange(ids.shape[-1]) == 0, 0.0, -jnp.inf)
-    log_probs = jnp.where(done, padding, jnp.maximum(log_probs, FLOOR))
-    return jnp.where(done, PAD_ID, ids), log_probs, log_probs
+    return jnp.where(done, PAD_ID, ids), jnp.where(done, padding, jnp.maximum(log_probs, FLOOR))
 
 
 def _open(batch: int, beam_size: int) -> _State:

@@ -9,15 +9,12 @@
 
 Attention dropout is not in there. T5X shares its mask over the queries, and then it is the same to drop a key's weight
 or its value: values are dropped before (`drop_values`), which costs one number a key instead of one a score.
-
-Decoding passes keys and values explicitly (`KeyValues`), so that the cache is plain data: no mutable collections.
 """
 
 from __future__ import annotations
 
 import logging
 from functools import cache, partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +26,6 @@ from medmt5.model.layers import Kernel
 MASKED = -1e10
 IMPLEMENTATIONS = ("auto", "plain", "chunked", "cudnn")
 logger = logging.getLogger(__name__)
-
-
-class KeyValues(NamedTuple):
-    """Keys and values [batch, length, heads, head_dim]; with a leading `layers` axis for a whole stack."""
-
-    keys: jax.Array
-    values: jax.Array
 
 
 def attend(
@@ -56,7 +46,7 @@ def attend(
       implementation: one of `IMPLEMENTATIONS`; "auto" is what `choose` says.
     """
     if implementation == "auto":
-        implementation = choose(queries.shape[1], queries.dtype)
+        implementation = choose(queries.dtype)
     if implementation == "chunked":
         return _sharded(_chunked, queries, keys, values, mask, bias)
     if implementation == "cudnn":
@@ -64,11 +54,9 @@ def attend(
     return _plain(queries, keys, values, mask, bias)
 
 
-def choose(num_queries: int, dtype: jnp.dtype) -> str:
+def choose(dtype: jnp.dtype) -> str:
     """Returns the implementation for a device of the default backend: what it is fast at and computes rightly."""
     platform = jax.default_backend()
-    if num_queries == 1:  # decoding with a cache: one row of scores
-        return "plain"
     if platform == "cpu":
         return "chunked"
     if platform == "gpu" and dtype == jnp.bfloat16 and cudnn_is_right():
@@ -229,21 +217,13 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        source: jax.Array | None,
+        source: jax.Array,
         *,
         mask: jax.Array,
         bias: jax.Array | None,
         deterministic: bool,
-        cross: KeyValues | None = None,
-        cache: KeyValues | None = None,
-        cache_index: jax.Array | None = None,
-    ) -> tuple[jax.Array, KeyValues | None]:
-        """Attends from `x` [batch, queries, embed] to `source` [batch, keys, embed].
-
-        Instead of `source`: `cross`, keys and values computed before, or (self-attention, one query) `cache`, to whose
-        slot `cache_index` the new key and value are written. Returns the output, shaped as `x`, and the updated cache
-        (None without one).
-        """
+    ) -> jax.Array:
+        """Attends from `x` [batch, queries, embed] to `source` [batch, keys, embed]; returns the shape of `x`."""
         joined = self.num_heads * self.head_dim
         fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
@@ -256,19 +236,9 @@ class Attention(nn.Module):
             return nn.with_logical_constraint(y, ("batch", "length", "heads", "kv"))
 
         queries = project("query", x, query_initializer)
-        if cross is not None:
-            keys, values = cross
-        else:
-            keys, values = project("key", source), project("value", source)
-        if cache is not None:
-            assert cache_index is not None
-            keys = jax.lax.dynamic_update_slice_in_dim(cache.keys, keys.astype(cache.keys.dtype), cache_index, axis=1)
-            values = jax.lax.dynamic_update_slice_in_dim(
-                cache.values, values.astype(cache.values.dtype), cache_index, axis=1
-            )
-            cache = KeyValues(keys, values)
+        keys, values = project("key", source), project("value", source)
         if self.dropout_rate and not deterministic:
             values = drop_values(values, self.dropout_rate, self.make_rng("dropout"))
         out = attend(queries, keys, values, mask=mask, bias=bias, implementation=self.implementation)
         out = out.reshape(*out.shape[:-2], joined)
-        return Kernel(x.shape[-1], ("heads", "embed"), fan_in, self.dtype, name="out")(out), cache
+        return Kernel(x.shape[-1], ("heads", "embed"), fan_in, self.dtype, name="out")(out)

@@ -47,7 +47,7 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     XLA then fuses the transposition into what makes the cotangent, and a CPU writes whole activations across memory,
     thirty times as slow as along it.
     """
-    return _einsum("...i,io->...o", x, kernel)
+    return einsum("...i,io->...o", x, kernel)
 
 
 def _product_forward(x, kernel):
@@ -56,12 +56,12 @@ def _product_forward(x, kernel):
 
 def _product_backward(kept, cotangent):
     x, kernel = kept
-    d_x = _einsum("...o,io->...i", cotangent, kernel)
-    d_kernel = _einsum("ni,no->io", x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1]))
+    d_x = einsum("...o,io->...i", cotangent, kernel)
+    d_kernel = einsum("ni,no->io", x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1]))
     return d_x, d_kernel
 
 
-def _einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+def einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
     """A product in the dtype of `x`. On CPUs XLA multiplies bfloat16 twice as fast as float32 if asked for float32
     results, up to jax 0.11 only then; elsewhere that would be another pass over them.
     """
@@ -140,8 +140,8 @@ class RelativePositionBias(nn.Module):
     max_distance: int = 128
 
     @nn.compact
-    def __call__(self, num_queries: int, num_keys: int, first_query: jax.Array | int = 0) -> jax.Array:
-        """Returns [1, heads, queries, keys] float32 for queries first_query, first_query + 1, … and keys 0, 1, …"""
+    def __call__(self, num_queries: int, num_keys: int) -> jax.Array:
+        """Returns [1, heads, queries, keys] float32 for queries and keys 0, 1, …"""
         table = self.param(
             "rel_embedding",
             named(nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"), "heads", "relpos_buckets"),
@@ -150,7 +150,7 @@ class RelativePositionBias(nn.Module):
         )
         # A bias depends on the distance alone: of the queries + keys - 1 distances one row is looked up, and all rows
         # are that one, shifted. So there is no gather over queries x keys, and no scatter in the backward pass.
-        distances = jnp.arange(1 - num_queries, num_keys) - first_query
+        distances = jnp.arange(1 - num_queries, num_keys)
         buckets = relative_position_bucket(distances, self.bidirectional, self.num_buckets, self.max_distance)
         return shifted_rows(jnp.take(table, buckets, axis=1), num_queries, num_keys)[None]
 

@@ -1,5 +1,5 @@
-"""mT5: encoder and decoder stacks, scanned over layers; encoding, teacher-forced decoding and one-token cached
-decoding.
+"""mT5: encoder and decoder stacks, scanned over layers; encoding and teacher-forced decoding. What searches write token
+by token goes through `decoding.token_tree`, with the same weights.
 
 The model ends at the decoder's last hidden states. Logits over 250,112 rows are the loss's and the search's business:
 both take the output kernel, `output_kernel(params)` [embed, vocab], and never hold more of the logits than they must.
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from medmt5.model.attention import IMPLEMENTATIONS, Attention, KeyValues
+from medmt5.model.attention import IMPLEMENTATIONS, Attention
 from medmt5.model.layers import PRODUCT, GatedMLP, Kernel, RelativePositionBias, RMSNorm, dropout, named
 
 REMAT_POLICIES = {
@@ -70,7 +70,7 @@ class EncoderLayer(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         y = RMSNorm(dtype, name="pre_attention_layer_norm")(x)
-        y, _ = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, name="attention")(
+        y = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, name="attention")(
             y, y, mask=mask, bias=bias, deterministic=self.deterministic
         )
         x = x + dropout(c.dropout_rate)(y, self.deterministic)
@@ -87,32 +87,26 @@ class DecoderLayer(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        layered: tuple[KeyValues, KeyValues] | None,
         bias: jax.Array,
         mask: jax.Array,
-        encoded: jax.Array | None,
+        encoded: jax.Array,
         encoded_mask: jax.Array,
-        cache_index: jax.Array | None,
-    ) -> tuple[jax.Array, KeyValues | None]:
-        """`layered` is this layer's (self-attention cache, cross-attention keys and values) when decoding with a
-        cache.
-        """
+    ) -> tuple[jax.Array, None]:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        cache, cross = layered if layered is not None else (None, None)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         y = RMSNorm(dtype, name="pre_self_attention_layer_norm")(x)
-        y, cache = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, name="self_attention")(
-            y, y, mask=mask, bias=bias, deterministic=self.deterministic, cache=cache, cache_index=cache_index
+        y = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, name="self_attention")(
+            y, y, mask=mask, bias=bias, deterministic=self.deterministic
         )
         x = x + dropout(c.dropout_rate)(y, self.deterministic)
         y = RMSNorm(dtype, name="pre_cross_attention_layer_norm")(x)
-        y, _ = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, name="encoder_decoder_attention")(
-            y, encoded, mask=encoded_mask, bias=None, deterministic=self.deterministic, cross=cross
+        y = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, name="encoder_decoder_attention")(
+            y, encoded, mask=encoded_mask, bias=None, deterministic=self.deterministic
         )
         x = x + dropout(c.dropout_rate)(y, self.deterministic)
         y = RMSNorm(dtype, name="pre_mlp_layer_norm")(x)
         y = GatedMLP(c.mlp_dim, c.dropout_rate, dtype, name="mlp")(y, self.deterministic)
-        return x + dropout(c.dropout_rate)(y, self.deterministic), cache
+        return x + dropout(c.dropout_rate)(y, self.deterministic), None
 
 
 def _stack(layer: type[nn.Module], config: MT5Config, num_layers: int, in_axes: tuple) -> Any:
@@ -154,21 +148,16 @@ class Decoder(nn.Module):
         x: jax.Array,
         *,
         mask: jax.Array,
-        encoded: jax.Array | None,
+        encoded: jax.Array,
         encoded_mask: jax.Array,
         deterministic: bool,
-        layered: tuple[KeyValues, KeyValues] | None = None,
-        cache_index: jax.Array | None = None,
-    ) -> tuple[jax.Array, KeyValues | None]:
-        """Embedded tokens [batch, targets, embed] -> last hidden states of that shape, and the updated cache."""
+    ) -> jax.Array:
+        """Embedded tokens [batch, targets, embed] -> last hidden states of that shape."""
         c = self.config
-        num_keys = x.shape[1] if layered is None else layered[0].keys.shape[2]
-        first_query = 0 if cache_index is None else cache_index
-        relative_position_bias = RelativePositionBias(c.num_heads, bidirectional=False, name="relpos_bias")
-        bias = relative_position_bias(x.shape[1], num_keys, first_query)
-        layers = _stack(DecoderLayer, c, c.num_decoder_layers, (0, *[nn.broadcast] * 5))
+        bias = RelativePositionBias(c.num_heads, bidirectional=False, name="relpos_bias")(x.shape[1], x.shape[1])
+        layers = _stack(DecoderLayer, c, c.num_decoder_layers, (nn.broadcast,) * 4)
         x = dropout(c.dropout_rate)(x, deterministic)
-        x, cache = layers(c, deterministic, name="layers")(x, layered, bias, mask, encoded, encoded_mask, cache_index)
+        x, _ = layers(c, deterministic, name="layers")(x, bias, mask, encoded, encoded_mask)
         x = RMSNorm(jnp.dtype(c.dtype), name="decoder_norm")(x)
         x = dropout(c.dropout_rate)(x, deterministic)
         if (
@@ -176,7 +165,7 @@ class Decoder(nn.Module):
         ):  # used through output_kernel(); made here so that it belongs to the decoder, as in T5X
             initializer = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
             Kernel(c.vocab_size, ("embed", "vocab"), initializer, name="logits_dense")(x)
-        return x, cache
+        return x
 
 
 class Embedding(nn.Module):
@@ -193,7 +182,7 @@ class Embedding(nn.Module):
 
 
 class MT5(nn.Module):
-    """The model. `__call__` is teacher forcing; `encode` and `decode_step` are for search."""
+    """The model. `__call__` is teacher forcing; `encode` is for search."""
 
     config: MT5Config
 
@@ -214,10 +203,9 @@ class MT5(nn.Module):
             decoder_segments = batch["decoder_segment_ids"]
             causal = causal & _same_segment(decoder_segments, decoder_segments)
             cross = cross & _same_segment(decoder_segments, batch["encoder_segment_ids"])
-        hidden, _ = self.decoder(
+        return self.decoder(
             self._embed(targets), mask=causal, encoded=encoded, encoded_mask=cross, deterministic=deterministic
         )
-        return hidden
 
     def encode(
         self, tokens: jax.Array, segment_ids: jax.Array | None = None, *, deterministic: bool = True
@@ -227,31 +215,6 @@ class MT5(nn.Module):
         if segment_ids is not None:
             mask = mask & _same_segment(segment_ids, segment_ids)
         return self.encoder(self._embed(tokens), mask, deterministic)
-
-    def decode_step(
-        self, tokens: jax.Array, cache: KeyValues, cross: KeyValues, encoded_mask: jax.Array, index: jax.Array
-    ) -> tuple[jax.Array, KeyValues]:
-        """Feeds one token a row and returns (hidden [rows, embed], cache with slot `index` filled).
-
-        Args:
-          tokens: [rows] int32, the token of position `index`.
-          cache: [layers, rows, slots, heads, head_dim]; `empty_cache` makes one.
-          cross: [layers, rows, inputs, heads, head_dim] by `cross_keys_values`.
-          encoded_mask: [rows, inputs] bool.
-          index: int32 scalar.
-        """
-        visible = (jnp.arange(cache.keys.shape[2]) <= index)[None, None, None, :]
-        hidden, updated = self.decoder(
-            self._embed(tokens[:, None]),
-            mask=visible,
-            encoded=None,
-            encoded_mask=encoded_mask[:, None, None, :],
-            deterministic=True,
-            layered=(cache, cross),
-            cache_index=index,
-        )
-        assert updated is not None
-        return hidden[:, 0], updated
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         return self.token_embedder(tokens).astype(self.config.dtype)
@@ -264,25 +227,6 @@ def _same_segment(queries: jax.Array, keys: jax.Array) -> jax.Array:
 def output_kernel(params: Any) -> jax.Array:
     """Returns the matrix [embed, vocab] float32 that turns hidden states into logits (untied, unscaled)."""
     return params["decoder"]["logits_dense"]["kernel"]
-
-
-def cross_keys_values(config: MT5Config, params: Any, encoded: jax.Array) -> KeyValues:
-    """Projects `encoded` [batch, inputs, embed] once for all decoder layers: [layers, batch, inputs, heads,
-    head_dim].
-    """
-    attention = params["decoder"]["layers"]["encoder_decoder_attention"]
-
-    def project(kernel):
-        y = jnp.einsum("bse,lej->lbsj", encoded, kernel.astype(encoded.dtype))
-        return y.reshape(*y.shape[:-1], config.num_heads, config.head_dim)
-
-    return KeyValues(project(attention["key"]["kernel"]), project(attention["value"]["kernel"]))
-
-
-def empty_cache(config: MT5Config, rows: int, slots: int) -> KeyValues:
-    """Returns the zero self-attention cache [layers, rows, slots, heads, head_dim] in the compute dtype."""
-    shape = (config.num_decoder_layers, rows, slots, config.num_heads, config.head_dim)
-    return KeyValues(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
 
 
 def init_params(config: MT5Config, rng: jax.Array) -> Any:

@@ -1,11 +1,12 @@
 """Free decoding returns what exhaustive search and teacher forcing return; samples are draws from the softmax.
 
-The toy model is a table: a random row of logits for every prefix, found by a path that is kept in the cache. Two
-prefixes share nothing, so a cache that is not reordered with its hypotheses gives other scores.
+The toy model is a table: a random row of logits for every prefix, which is told by the tokens that a node sees. Two
+prefixes share nothing, so a hypothesis that sees another's tokens gets other scores.
 """
 
 import itertools
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from scipy.stats import chisquare
 
 from medmt5 import partitioning
 from medmt5.decoding import beam, generation
-from medmt5.decoding.cached_steps import cached_steps
+from medmt5.decoding.beam import of_parents
+from medmt5.decoding.token_tree import make_decoder
 from medmt5.model import mt5
 from medmt5.partitioning import Partitioning
 
@@ -32,24 +34,38 @@ def random_models(models, vocab, num_steps, seed=0):
     return np.random.default_rng(seed).normal(0, 2, (models, prefixes, vocab)).astype(np.float32)
 
 
-def toy(logits, row_models, beam_size):
-    """Returns (step_fn, cache, kernel): row i is written by the model `row_models[i]`."""
+class ToyMemory(NamedTuple):
+    tokens: jax.Array  # [batch, slots] int32
+    positions: jax.Array
+
+    def grow(self, slots):
+        return ToyMemory(*(jnp.pad(x, ((0, 0), (0, slots - x.shape[1]))) for x in self))
+
+
+def toy(logits, row_models):
+    """Returns (extend, memory, kernel): row i is written by the model `row_models[i]`."""
     vocab = logits.shape[-1]
-    logits = jnp.asarray(logits)
+    logits, row_models = jnp.asarray(logits), jnp.asarray(row_models)
 
-    def step_fn(cache, tokens, step):
-        prefix = jnp.where(step == 0, 0, cache["prefix"] * vocab + tokens + 1)
-        return logits[cache["model"][0], prefix[0]], cache | {"prefix": prefix}
+    def extend(memory, used, tokens, positions, visible):
+        new = (tokens, positions)
+        memory = ToyMemory(
+            *(jax.lax.dynamic_update_slice_in_dim(x, y, used, 1) for x, y in zip(memory, new, strict=True))
+        )
+        after = positions[:, :, None] - memory.positions[:, None]
+        counts = visible & (memory.positions > 0)[:, None]  # what the decoder starts with is no token of the prefix
+        prefix = jnp.sum(jnp.where(counts, (memory.tokens + 1)[:, None] * vocab ** after.clip(0), 0), axis=-1)
+        return logits[row_models[:, None], prefix], memory
 
-    models = jnp.repeat(jnp.asarray(row_models, jnp.int32)[None], beam_size, axis=1)
-    return step_fn, {"prefix": jnp.zeros_like(models), "model": models}, jnp.eye(vocab)
+    empty = jnp.zeros((row_models.shape[0], 0), jnp.int32)
+    return extend, ToyMemory(empty, empty), jnp.eye(vocab)
 
 
 @partial(jax.jit, static_argnames=("beam_size", "num_steps", "normalize_length"))
 def search(logits, *, beam_size, num_steps, normalize_length):
     models = logits.shape[0]
     return generation.search_tokens(
-        *toy(logits, np.arange(models), beam_size),
+        *toy(logits, np.arange(models)),
         batch=models,
         beam_size=beam_size,
         num_steps=num_steps,
@@ -60,7 +76,7 @@ def search(logits, *, beam_size, num_steps, normalize_length):
 @partial(jax.jit, static_argnames=("num_steps", "top_p", "temperature"))
 def sample(logits, row_models, seeds, *, num_steps, top_p=1.0, temperature=1.0):
     return generation.sample_tokens(
-        *toy(logits, row_models, 1), seeds, num_steps=num_steps, top_p=top_p, temperature=temperature
+        *toy(logits, row_models), seeds, num_steps=num_steps, top_p=top_p, temperature=temperature
     )
 
 
@@ -149,8 +165,8 @@ def test_a_narrow_beam_equals_a_plain_python_search(normalize_length):
         assert made == pytest.approx(expected, abs=2e-5)
 
 
-def test_the_toy_model_notices_a_cache_that_is_not_reordered(monkeypatch):
-    monkeypatch.setattr(beam, "_rows_of_parents", lambda leaf, parent: leaf)
+def test_the_toy_model_notices_a_hypothesis_that_sees_what_another_wrote(monkeypatch):
+    monkeypatch.setattr(beam, "of_parents", lambda tree, parent: (of_parents(tree[0], parent), tree[1]))
     logits = random_models(100, 5, 4)
     found = jax.device_get(search.__wrapped__(logits, beam_size=3, num_steps=4, normalize_length=True))
     wrong = sum(
@@ -312,7 +328,7 @@ def teacher_force(params, batch):
 
 
 @pytest.mark.parametrize("name", ["greedy", "beam", "sample"])
-def test_what_the_cache_gives_is_what_teacher_forcing_gives(boxed, inputs, unsharded, name):
+def test_what_the_tree_gives_is_what_teacher_forcing_gives(boxed, inputs, unsharded, name):
     found, params = unsharded[name], nn.unbox(boxed)
     rows, size = found.tokens.shape[:2]
     targets = found.tokens.reshape(rows * size, STEPS)
@@ -353,7 +369,8 @@ def test_sharding_changes_no_answer_and_gathers_neither_cache_nor_logits(boxed, 
     beam_size = unsharded[name].tokens.shape[1]
 
     def decode(params, rows):
-        steps = cached_steps(CONFIG, params, rows, beam_size=beam_size, num_steps=STEPS)
+        decoder = make_decoder(CONFIG, params, rows, longest=STEPS)
+        steps = decoder.extend, decoder.empty()
         kernel = mt5.output_kernel(params)
         if name == "sample":
             return generation.sample_tokens(*steps, kernel, seeds_of(rows), num_steps=STEPS, top_p=0.9, temperature=1.0)
@@ -368,10 +385,12 @@ def test_sharding_changes_no_answer_and_gathers_neither_cache_nor_logits(boxed, 
     np.testing.assert_allclose(unsharded[name].log_probs, together.log_probs, rtol=1e-4)
     assert together.decoder_passes == unsharded[name].decoder_passes
     assert together.tokens.sharding.spec[0] == "data"
-    text, layers = program.as_text(), CONFIG.num_decoder_layers
-    assert f"f32[{layers},{2 * beam_size},{STEPS},2,4]" in text, "a quarter of the rows, half of the heads"
-    assert f"f32[{layers},{8 * beam_size},{STEPS}," not in text
-    assert f"f32[{layers},{2 * beam_size},{STEPS},4,4]" not in text
+    text, slots = program.as_text(), beam_size * STEPS
+    assert f"f32[2,2,4,{slots}]" in text, "keys of a quarter of the rows and half of the heads"
+    assert f"f32[2,2,{slots},4]" in text, "values"
+    for rows, heads in ((8, 2), (2, 4), (8, 4)):
+        assert f"f32[{rows},{heads},4,{slots}]" not in text
+        assert f"f32[{rows},{heads},{slots},4]" not in text
     assert f"f32[2,{beam_size},12]" in text, "the logits of a quarter of the rows and half of the vocabulary"
     assert f"f32[2,{beam_size},24]" not in text
     assert f"f32[8,{beam_size}," not in text

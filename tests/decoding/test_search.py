@@ -1,58 +1,78 @@
 """Search returns what exhaustive search returns, and only tagged copies of its sentences, whatever the model.
 
-The toy model hashes every prefix into its cache: two prefixes share nothing, so a cache that is not reordered with its
-hypotheses gives other scores. The reference follows the enumerated outputs with the same hashes, in numpy and float64.
+The toy model hashes the tokens that a node sees, each with its position: a node that sees another's token, or not its
+own ancestor's, gets other scores. The reference follows the enumerated outputs with the same hashes, in numpy and
+float64.
 """
 
 import dataclasses
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medmt5.decoding import beam, label_automaton, search
+from medmt5.decoding import label_automaton, search
 from medmt5.decoding.label_spans import choices_to_spans
 
-VOCAB, FEATURES, LAYERS = 16, 8, 2
+VOCAB, FEATURES = 16, 8
 OPEN_IDS, CLOSE_IDS = [12, 14], [13, 15]
-MULTIPLIERS = np.array([[2654435761], [2246822519]], np.uint32)
-MIXERS = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F], np.uint32)
+MIXERS = np.array(
+    [0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D, 0xFD7046C5, 0xB55A4F09], np.uint32
+)
 KERNEL = np.random.default_rng(0).normal(size=(FEATURES, VOCAB)).astype(np.float32)
 
 
-def next_hash(hashes, tokens, step):
-    """[layers, rows] uint32 and [rows] int32 -> [layers, rows] uint32; numpy or jax."""
-    hashes = (hashes ^ (hashes >> 15)) * MULTIPLIERS
-    return hashes + (tokens.astype(np.uint32) + np.uint32(1)) * np.uint32(374761393) + step * np.uint32(668265263)
+def token_hash(tokens, positions):
+    """int32 arrays -> uint32, of one token at its position; numpy or jax."""
+    x = (tokens.astype(np.uint32) + np.uint32(1)) * np.uint32(374761393)
+    x = x + positions.astype(np.uint32) * np.uint32(668265263)
+    return (x ^ (x >> 15)) * np.uint32(2246822519)
 
 
 def hidden_of(hashes):
-    """[layers, rows] uint32 -> [rows, features], exact in float32."""
+    """[...] uint32, a seed plus the hashes of a prefix -> [..., features], exact in float32."""
+    hashes = (hashes ^ (hashes >> 15)) * np.uint32(2654435761)
     mixed = (hashes[..., None] ^ (hashes[..., None] >> 13)) * MIXERS >> 16
-    features = mixed.swapaxes(0, 1).reshape(hashes.shape[1], FEATURES)
-    return features.astype(np.float32) / 32768 - 1
+    return mixed.astype(np.float32) / 32768 - 1
 
 
-def toy_step(cache, tokens, step, dtype=jnp.float32):
-    cache = {"hashes": next_hash(cache["hashes"], tokens, step.astype(jnp.uint32))}
-    return hidden_of(cache["hashes"]).astype(dtype), cache
+class ToyMemory(NamedTuple):
+    hashes: jax.Array  # [batch, slots] uint32
+
+    def keep(self, order):
+        return ToyMemory(jnp.take_along_axis(self.hashes, order, axis=1))
+
+    def grow(self, slots):
+        return ToyMemory(jnp.pad(self.hashes, ((0, 0), (0, slots - self.hashes.shape[1]))))
 
 
-@partial(jax.jit, static_argnames=("beam_size", "num_steps", "scoring", "normalize_length", "step_fn"))
-def run(seeds, tables, kernel=KERNEL, *, beam_size, num_steps, scoring, normalize_length, step_fn=toy_step):
+def toy_model(seeds, dtype=jnp.float32):
     """Sentence i is labelled by the random model `seeds[i]`."""
-    cache = {"hashes": jnp.repeat(jnp.tile(seeds, (LAYERS, 1)), beam_size, axis=1)}
+
+    def extend(memory, used, tokens, positions, visible):
+        hashes = jax.lax.dynamic_update_slice_in_dim(memory.hashes, token_hash(tokens, positions), used, axis=1)
+        seen = jnp.sum(jnp.where(visible, hashes[:, None], jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
+        return hidden_of(seen + seeds[:, None]).astype(dtype), ToyMemory(hashes)
+
+    return extend, ToyMemory(jnp.zeros((len(seeds), 0), jnp.uint32))
+
+
+@partial(jax.jit, static_argnames=("beam_size", "num_steps", "scoring", "normalize_length", "width", "dtype"))
+def run(
+    seeds, tables, kernel=KERNEL, *, beam_size, num_steps, scoring, normalize_length, width=None, dtype=jnp.float32
+):
     return search.search_labels(
-        step_fn,
-        cache,
+        *toy_model(seeds, dtype),
         kernel,
         tables,
         beam_size=beam_size,
         num_steps=num_steps,
         scoring=scoring,
         normalize_length=normalize_length,
+        tokens_per_pass=width,
     )
 
 
@@ -127,7 +147,7 @@ def test_every_output_obeys_the_rules_and_copies_its_sentence(scoring, beam_size
     assert np.array_equal(found.lengths == 0, np.isneginf(found.scores))
     assert not np.any(np.isnan(found.scores))
     assert np.all(found.scores[:, :-1] >= found.scores[:, 1:])
-    assert found.decoder_passes == found.lengths.max()
+    assert np.all(found.decoder_passes <= found.lengths.max(axis=1))
     for i, words in enumerate(sentences):
         word_lengths, labels = [len(word) for word in words], np.flatnonzero(permitted[i])
         outputs = set()
@@ -187,9 +207,9 @@ def make_reference(words, outputs, seeds, scoring):
             following.setdefault(output[:t], set()).add(choice)
     hashes, log_probs = {}, {}
     for prefix in sorted(following, key=len):
-        before = hashes[prefix[:-1]] if prefix else np.tile(seeds, (LAYERS, 1))
-        token = np.full(len(seeds), write(prefix, words)[-1] if prefix else 0, np.int32)
-        hashes[prefix] = next_hash(before, token, np.array([len(prefix)], np.uint32))
+        before = hashes[prefix[:-1]] if prefix else seeds
+        token, position = (np.array([x], np.int32) for x in (write(prefix, words)[-1] if prefix else 0, len(prefix)))
+        hashes[prefix] = before + token_hash(token, position)
         logits = hidden_of(hashes[prefix]).astype(np.float64) @ KERNEL.astype(np.float64)
         of_choice = {choice: logits[:, write((*prefix, choice), words)[-1]] for choice in following[prefix]}
         competing = np.stack(list(of_choice.values()), axis=1) if scoring == "local" else logits
@@ -294,9 +314,10 @@ def test_greedy_takes_the_likeliest_candidate_of_every_step(references):
         assert list(scores) == [choices]
 
 
-def test_the_toy_model_notices_a_cache_that_is_not_reordered(references, monkeypatch):
+def test_the_toy_model_notices_nodes_that_are_not_its_own(references, monkeypatch):
     scoring, made = references
-    monkeypatch.setattr(beam, "_rows_of_parents", lambda leaf, parent: leaf)
+    monkeypatch.setattr(search, "FIRST_SLOTS", 24)
+    monkeypatch.setattr(ToyMemory, "keep", lambda memory, order: memory)
     found = run.__wrapped__(
         SEEDS.reshape(-1), TABLES, beam_size=3, num_steps=NUM_STEPS, scoring=scoring, normalize_length=True
     )
@@ -307,25 +328,49 @@ def test_the_toy_model_notices_a_cache_that_is_not_reordered(references, monkeyp
     assert wrong > MODELS
 
 
-def test_scores_are_float32_whatever_the_dtype_of_the_model():
-    def rounded(cache, tokens, step):
-        hidden, cache = toy_step(cache, tokens, step, jnp.bfloat16)
-        return hidden.astype(jnp.float32), cache
+@pytest.mark.parametrize(
+    ("beam_size", "width", "first_slots"), [(1, 1, 192), (1, 3, 8), (3, 3, 8), (3, 7, 24), (3, 20, 32)]
+)
+def test_what_a_pass_holds_and_when_the_memory_is_tidied_changes_no_answer(
+    references, monkeypatch, beam_size, width, first_slots
+):
+    scoring, _ = references
+    arguments = {"beam_size": beam_size, "num_steps": NUM_STEPS, "scoring": scoring, "normalize_length": True}
+    expected = run(SEEDS.reshape(-1), TABLES, **arguments)
+    monkeypatch.setattr(search, "FIRST_SLOTS", first_slots)
+    found = jax.jit(partial(run.__wrapped__, width=width, **arguments))(SEEDS.reshape(-1), TABLES)
+    for name in ("tokens", "choices", "lengths"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    for name in ("scores", "sums", "local_log_probs"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6, atol=1e-6)
 
+
+def test_chains_of_forced_tokens_take_one_pass_and_none_where_they_cost_nothing():
+    tables = label_automaton.build_tables([[[2, 3], [4], [5] * 7]], OPEN_IDS, CLOSE_IDS, [False, False], 12)
+    arguments = {"beam_size": 1, "num_steps": 16, "normalize_length": True}
+    full = run(np.array([1], np.uint32), tables, scoring="full", width=11, **arguments)
+    assert full.decoder_passes.tolist() == [1]
+    local = run(np.array([1], np.uint32), tables, scoring="local", **arguments)
+    assert local.decoder_passes.tolist() == [0]
+    np.testing.assert_array_equal(full.tokens, local.tokens)
+
+
+def test_scores_are_float32_whatever_the_dtype_of_the_model():
     kernel = KERNEL.astype(jnp.bfloat16)
     arguments = {"beam_size": 3, "num_steps": NUM_STEPS, "scoring": "full", "normalize_length": True}
-    low = run(SEEDS.reshape(-1), TABLES, kernel, step_fn=partial(toy_step, dtype=jnp.bfloat16), **arguments)
-    high = run(SEEDS.reshape(-1), TABLES, kernel.astype(np.float32), step_fn=rounded, **arguments)
+    low = run(SEEDS.reshape(-1), TABLES, kernel, dtype=jnp.bfloat16, **arguments)
+    high = run(SEEDS.reshape(-1), TABLES, kernel.astype(np.float32), **arguments)
     assert low.scores.dtype == jnp.float32
-    np.testing.assert_array_equal(low.tokens, high.tokens)
-    np.testing.assert_array_equal(low.scores, high.scores)
+    rounded = run(SEEDS.reshape(-1), TABLES, kernel.astype(np.float32), dtype=jnp.bfloat16, **arguments)
+    np.testing.assert_array_equal(low.tokens, rounded.tokens)
+    np.testing.assert_array_equal(low.scores, rounded.scores)
+    assert not np.array_equal(low.scores, high.scores)
 
 
 def test_beams_without_a_hypothesis_do_not_keep_the_search_going():
     tables = label_automaton.build_tables([[[2, 3], [4]]], OPEN_IDS, CLOSE_IDS, [False, False], 4)
     arguments = {"num_steps": 8, "scoring": "full", "normalize_length": False}
     found = run(np.array([1], np.uint32), tables, beam_size=16, **arguments)
-    assert int(found.decoder_passes) == 4
     assert found.lengths.tolist() == [[4] + [0] * 15]
 
 
@@ -353,16 +398,15 @@ def test_a_sentence_is_labelled_alike_in_any_batch_and_padding():
 
 def test_misuse_is_refused_with_the_numbers():
     tables = label_automaton.build_tables([[[2]], [[3]]], OPEN_IDS, CLOSE_IDS, [True, True], 2)
-    with pytest.raises(ValueError, match="2 sentences \\* beam 4 = 8, got \\(2, 2\\)"):
-        search.search_labels(
-            toy_step,
-            {"hashes": jnp.zeros((LAYERS, 2), jnp.uint32)},
-            KERNEL,
+    with pytest.raises(ValueError, match="at least beam_size = 4, not 3"):
+        run(
+            np.array([1, 2], np.uint32),
             tables,
             beam_size=4,
             num_steps=5,
             scoring="full",
             normalize_length=True,
+            width=3,
         )
     with pytest.raises(ValueError, match="full, local, marginal, not 'global'"):
         run(np.array([1, 2], np.uint32), tables, beam_size=1, num_steps=5, scoring="global", normalize_length=True)
