@@ -218,8 +218,7 @@ def search_labels(
         copy = jax.lax.dynamic_update_slice_in_dim(tree.copy, copy, tree.used, axis=1)
         # A chain that begins with a piece is what a copy leads to from the node before it.
         follows = (given > 0) & ~tagged & (beams.node != NOWHERE)
-        rows = jnp.arange(batch)[:, None]
-        copy = copy.at[rows, jnp.where(follows, beams.node, copy.shape[1])].set(tree.used + begin, mode="drop")
+        copy = _put(copy, jnp.where(follows, beams.node, copy.shape[1]), tree.used + begin)
         tree = _Tree(
             memory=memory,
             used=tree.used + width,
@@ -279,9 +278,7 @@ def search_labels(
             parent, token, jnp.where(was_done | jnp.isneginf(new_sums), -1, choice), jnp.where(was_done, 0.0, local)
         )
         at = jnp.where(moves, jnp.max(jnp.where(state.done, 0, beams.lengths), axis=1), num_steps)
-        record = jax.tree.map(
-            lambda whole, new: whole.at[jnp.arange(batch), at].set(new, mode="drop"), record, done_now
-        )
+        record = jax.tree.map(lambda whole, new: _put(whole, at, new), record, done_now)
         beams = jax.tree.map(
             lambda new, old: jnp.where(moves.reshape(-1, *(1,) * (new.ndim - 1)), new, old), moved, beams
         )
@@ -407,6 +404,11 @@ def _word_ends(tables: LabelTables) -> jax.Array:
     columns = jnp.arange(1, tables.source.shape[1] + 1, dtype=jnp.int32)
     ends = jnp.where(jnp.asarray(tables.word_end), columns, columns[-1])
     return jax.lax.cummin(ends, axis=1, reverse=True)
+
+
+def _put(rows: jax.Array, at: jax.Array, new: jax.Array) -> jax.Array:
+    """Returns rows [batch, n, ...] with new[b] at the places at[b], none beyond n: no sentence meets another."""
+    return jax.vmap(lambda row, places, values: row.at[places].set(values, mode="drop"))(rows, at, new)
 
 
 def _before(counts: jax.Array) -> jax.Array:
