@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from medmt5.annotation.example import LabelledExample
-from medmt5.decoding.search import Scoring
+from medmt5.decoding.label_scores import Scoring
 from medmt5.errors import InputError
 from medmt5.evaluation.results import Prediction, write_predictions, write_scores
 from medmt5.evaluation.summary import summarize

@@ -20,7 +20,7 @@ from medmt5.annotation.labels import check_labels
 from medmt5.annotation.sentences import split_sentences
 from medmt5.annotation.spans import Span, to_characters
 from medmt5.annotation.words import split_words
-from medmt5.decoding.search import Scoring
+from medmt5.decoding.label_scores import Scoring
 from medmt5.errors import InputError
 from medmt5.evaluation.marked_text import render_page, render_text
 from medmt5.labelling import Labeller

@@ -22,8 +22,8 @@ from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint, restore
 from medmt5.decoding.buckets import bucket_length
 from medmt5.decoding.constrained import make_label_decoder
 from medmt5.decoding.label_automaton import build_tables
+from medmt5.decoding.label_scores import Scoring
 from medmt5.decoding.label_spans import choices_to_spans
-from medmt5.decoding.search import Scoring
 from medmt5.errors import InputError
 from medmt5.model.mt5 import init_params
 from medmt5.model_files import read_model_files

@@ -13,7 +13,9 @@ from jax.sharding import Mesh
 
 from medmt5 import partitioning
 from medmt5.decoding.label_automaton import LabelTables
-from medmt5.decoding.search import LabelHypotheses, Scoring, search_labels
+from medmt5.decoding.label_beams import LabelHypotheses
+from medmt5.decoding.label_scores import Scoring
+from medmt5.decoding.search import search_labels
 from medmt5.decoding.token_tree import make_decoder
 from medmt5.model import mt5
 

@@ -6,15 +6,7 @@ that the search waits for, and after them the pieces that follow if nothing is t
 its next scores are there. The search then steps on in each sentence until one of its hypotheses needs a score that is
 not there; sentences do not wait for each other.
 
-A score needs a candidate's logit and a normaliser. Logits come from the few output columns a sentence can ever use,
-gathered once before the loop; the normaliser is the choice:
-
-    full      log-sum-exp over the whole vocabulary: the model's own probability, as the Medical mT5 authors score
-    local     log-sum-exp over the permitted candidates: forced tokens are free and wait until the next decision, the
-              vocabulary is never read
-    marginal  as full, but a copy gets all the probability that no permitted tag has: whatever else the model would
-              write there, the copy is what is written. Asks only "a tag, or not?", so a model that does not (yet) copy
-              well is not pushed into tags by words that it cannot spell; for one that copies well it is `full`
+What a candidate costs is `label_scores`' business.
 
 The model is a function; whatever it returns, NaN included, every hypothesis obeys the automaton. The result is that of
 a search with a pass a token: finished and open hypotheses compete at every step.
@@ -22,108 +14,29 @@ a search with a pass a token: finished and open hypotheses compete at every step
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 
-from medmt5.decoding.beam import FLOOR, descending, of_parents, rank
-from medmt5.decoding.label_automaton import (
-    COPY,
-    OPEN,
-    PAD_ID,
-    LabelTables,
-    State,
-    advance,
-    candidate_slots,
-    candidates,
-    sentence_ids,
-    start,
+from medmt5.decoding.beam import descending, of_parents, rank
+from medmt5.decoding.label_automaton import COPY, OPEN, PAD_ID, LabelTables, State, advance, candidates
+from medmt5.decoding.label_beams import (
+    NOWHERE,
+    Beams,
+    LabelHypotheses,
+    Record,
+    Tree,
+    compact,
+    first_beams,
+    grow,
+    read_back,
 )
+from medmt5.decoding.label_scores import Scoring, make_score
 from medmt5.decoding.token_tree import ExtendFn
 
-Scoring = Literal["full", "local", "marginal"]
-
-NOWHERE = -1  # a node that is not there
 FIRST_SLOTS = 192
-
-
-class LabelHypotheses(NamedTuple):
-    """The hypotheses of a batch, best first.
-
-    tokens:  [batch, beam, num_steps] int32    EOS included, then 0
-    choices: [batch, beam, num_steps] int32    candidates taken (see `label_automaton`), then -1
-    local_log_probs: [batch, beam, num_steps] float32  of the choices, renormalised over the permitted candidates
-             whatever the scoring; 0 where there was one candidate, and after the end
-    scores:  [batch, beam]            float32  -inf where there is no further permitted output
-    sums:    [batch, beam]            float32  the score before it is divided by the length
-    lengths: [batch, beam]            int32    tokens, EOS included; 0 where the score is -inf
-    decoder_passes: [batch] int32     calls of the model until the sentence was done
-    """
-
-    tokens: jax.Array
-    choices: jax.Array
-    local_log_probs: jax.Array
-    scores: jax.Array
-    sums: jax.Array
-    lengths: jax.Array
-    decoder_passes: jax.Array
-
-
-class _Tree(NamedTuple):
-    """The nodes of each sentence.
-
-    memory:  the model's, a `token_tree.Memory` or what has its methods
-    used:    int32 scalar             slots taken, in all sentences
-    score:   [batch, slots, 2 + labels] float32  of the node's candidates, -inf where not permitted
-    local:   [batch, slots, 2 + labels] float32  the same by `local`
-    copy:    [batch, slots] int32     the node of the next piece copied, or NOWHERE
-    """
-
-    memory: Any
-    used: jax.Array
-    score: jax.Array
-    local: jax.Array
-    copy: jax.Array
-
-
-class _Beams(NamedTuple):
-    """Hypotheses under way, best first; [batch, beam] unless it says otherwise. A sum of -inf means: none.
-
-    state:   the automaton's, after all that is written
-    node:    int32    the last token fed, or NOWHERE
-    fed:     int32    tokens fed, the decoder's start included
-    copied:  int32    pieces copied at the node
-    tag:     int32    written after the node, before any piece: a tag or the decoder's start; NOWHERE if none
-    visible: [batch, beam, slots] bool  the node and its ancestors
-    sums:    float32
-    lengths: int32    tokens written, EOS included
-    """
-
-    state: State
-    node: jax.Array
-    fed: jax.Array
-    copied: jax.Array
-    tag: jax.Array
-    visible: jax.Array
-    sums: jax.Array
-    lengths: jax.Array
-
-    @property
-    def waiting(self) -> jax.Array:
-        """Tokens written and not fed; the decoder's start is before them."""
-        return self.lengths + 1 - self.fed
-
-
-class _Record(NamedTuple):
-    """What each step did, [batch, num_steps, beam]: the hypothesis it went on from, token, choice, `local` score."""
-
-    parent: jax.Array
-    token: jax.Array
-    choice: jax.Array
-    local: jax.Array
 
 
 def search_labels(
@@ -158,12 +71,12 @@ def search_labels(
         raise ValueError(f"tokens_per_pass must be at least beam_size = {beam_size}, not {width}")
     batch, num_columns = tables.source.shape
     word_ends = _word_ends(tables)
-    score = _make_score(output_kernel, tables, scoring)
+    score = make_score(output_kernel, tables, scoring)
 
-    def undone(beams: _Beams) -> jax.Array:
+    def undone(beams: Beams) -> jax.Array:
         return ~beams.state.done & (beams.lengths < num_steps)
 
-    def blocked(beams: _Beams) -> jax.Array:
+    def blocked(beams: Beams) -> jax.Array:
         """Which hypotheses cannot go on: [batch, beam] bool."""
         needs = undone(beams) & (beams.waiting > 0)
         if scoring == "local":
@@ -171,7 +84,7 @@ def search_labels(
             needs &= jnp.sum(allowed, axis=-1) > 1
         return needs
 
-    def feed(tree: _Tree, beams: _Beams) -> tuple[_Tree, _Beams]:
+    def feed(tree: Tree, beams: Beams) -> tuple[Tree, Beams]:
         """One pass: of each hypothesis a chain, the tag and pieces that it waits for and pieces that may follow."""
         tagged = beams.tag != NOWHERE
         open_ = undone(beams)
@@ -219,7 +132,7 @@ def search_labels(
         # A chain that begins with a piece is what a copy leads to from the node before it.
         follows = (given > 0) & ~tagged & (beams.node != NOWHERE)
         copy = _put(copy, jnp.where(follows, beams.node, copy.shape[1]), tree.used + begin)
-        tree = _Tree(
+        tree = Tree(
             memory=memory,
             used=tree.used + width,
             score=jax.lax.dynamic_update_slice_in_dim(tree.score, scores, tree.used, axis=1),
@@ -238,7 +151,7 @@ def search_labels(
             visible=beams.visible | seen,
         )
 
-    def step(tree: _Tree, beams: _Beams, record: _Record, moves: jax.Array) -> tuple[_Beams, _Record]:
+    def step(tree: Tree, beams: Beams, record: Record, moves: jax.Array) -> tuple[Beams, Record]:
         """Writes one token in the sentences where `moves` [batch]."""
         state = beams.state
         ids, allowed = candidates(tables, state)
@@ -264,7 +177,7 @@ def search_labels(
             & (before.fed == before.lengths) & (ahead != NOWHERE)
         )  # fmt: skip
         is_tag = ~was_done & ~after.done & (choice != COPY)
-        moved = _Beams(
+        moved = Beams(
             state=after,
             node=jnp.where(arrives, ahead, before.node),
             fed=before.fed + arrives,
@@ -274,7 +187,7 @@ def search_labels(
             sums=new_sums,
             lengths=before.lengths,
         )
-        done_now = _Record(
+        done_now = Record(
             parent, token, jnp.where(was_done | jnp.isneginf(new_sums), -1, choice), jnp.where(was_done, 0.0, local)
         )
         at = jnp.where(moves, jnp.max(jnp.where(state.done, 0, beams.lengths), axis=1), num_steps)
@@ -284,7 +197,7 @@ def search_labels(
         )
         return beams, record
 
-    def may_move(beams: _Beams) -> jax.Array:
+    def may_move(beams: Beams) -> jax.Array:
         return jnp.any(undone(beams), axis=1) & ~jnp.any(blocked(beams), axis=1)
 
     def pass_and_steps(carry):
@@ -300,24 +213,24 @@ def search_labels(
         beams, record, _ = jax.lax.while_loop(lambda inner: jnp.any(inner[2]), steps, (beams, record, may_move(beams)))
         return tree, beams, record, passes + took_part
 
-    def unfinished(beams: _Beams) -> jax.Array:
+    def unfinished(beams: Beams) -> jax.Array:
         return jnp.any(undone(beams))
 
     most = beam_size * (num_steps + 1) + width
-    beams = _first(batch, beam_size)
-    record = _Record(
+    beams = first_beams(batch, beam_size)
+    record = Record(
         parent=jnp.broadcast_to(jnp.arange(beam_size), (batch, num_steps, beam_size)),
         token=jnp.full((batch, num_steps, beam_size), PAD_ID, jnp.int32),
         choice=jnp.full((batch, num_steps, beam_size), -1, jnp.int32),
         local=jnp.zeros((batch, num_steps, beam_size), jnp.float32),
     )
     num_candidates = OPEN + tables.open_ids.shape[0]
-    tree = _Tree(memory, jnp.int32(0), *(jnp.zeros((batch, 0, num_candidates)),) * 2, jnp.zeros((batch, 0), jnp.int32))
+    tree = Tree(memory, jnp.int32(0), *(jnp.zeros((batch, 0, num_candidates)),) * 2, jnp.zeros((batch, 0), jnp.int32))
 
-    def search_in(sizes: list[int], tree: _Tree, beams: _Beams, *rest):
+    def search_in(sizes: list[int], tree: Tree, beams: Beams, *rest):
         """Goes on in a memory of the first size, and where live nodes no longer fit into that, of the next."""
         slots, last = sizes[0], len(sizes) == 1
-        tree, beams = _grow(tree, beams, slots)
+        tree, beams = grow(tree, beams, slots)
 
         def fits(carry):
             _, beams, *_ = carry
@@ -326,77 +239,24 @@ def search_labels(
 
         def fill(carry):
             tree, beams, *rest = carry
-            tree, beams = _compact(tree, beams, undone(beams))
+            tree, beams = compact(tree, beams, undone(beams))
             return jax.lax.while_loop(
                 lambda carry: unfinished(carry[1]) & (carry[0].used + width <= slots),
                 pass_and_steps,
                 (tree, beams, *rest),
             )
 
-        tree, beams, *rest = jax.lax.while_loop(fits, fill, (tree, beams, *rest))
+        tree, beams, record, passes = jax.lax.while_loop(fits, fill, (tree, beams, *rest))
 
         def found(_, beams, *rest):
             return beams._replace(visible=None), *rest
 
         if last:
-            return found(tree, beams, *rest)
-        return jax.lax.cond(unfinished(beams), partial(search_in, sizes[1:]), found, tree, beams, *rest)
+            return found(tree, beams, record, passes)
+        return jax.lax.cond(unfinished(beams), partial(search_in, sizes[1:]), found, tree, beams, record, passes)
 
     beams, record, passes = search_in(_sizes(most), tree, beams, record, jnp.zeros(batch, jnp.int32))
-    return _hypotheses(beams, record, passes, normalize_length)
-
-
-def _make_score(output_kernel: jax.Array, tables: LabelTables, scoring: Scoring):
-    """Returns score(hidden [batch, nodes, features] float32, State [batch, nodes]) -> (by `scoring`, by local), both
-    [batch, nodes, 2 + labels]: finite where the automaton allows a candidate, else -inf.
-    """
-    kernel = output_kernel.astype(jnp.float32)
-    sentence_kernel = jnp.moveaxis(jnp.take(kernel, sentence_ids(tables), axis=1), 0, -1)  # [batch, slots, features]
-
-    def score(hidden: jax.Array, state: State) -> tuple[jax.Array, jax.Array]:
-        _, allowed = candidates(tables, state)
-        columns = jax.vmap(lambda of_sentence, slots: of_sentence[slots])(
-            sentence_kernel, candidate_slots(tables, state)
-        )
-        # HIGHEST: accelerators would else round float32 factors, and the two products differently.
-        logits = jnp.einsum("bkf,bkcf->bkc", hidden, columns, precision=jax.lax.Precision.HIGHEST)
-        local = logits - jax.nn.logsumexp(jnp.where(allowed, logits, -jnp.inf), axis=-1, keepdims=True)
-        log_probs = local
-        if scoring != "local":
-            all_logits = jnp.einsum("bkf,fv->bkv", hidden, kernel, precision=jax.lax.Precision.HIGHEST)
-            log_probs = logits - jax.nn.logsumexp(all_logits, axis=-1, keepdims=True)
-        if scoring == "marginal":
-            log_probs = _give_rest_to_copy(log_probs, allowed)
-        # > FLOOR: neither is NaN.
-        return tuple(jnp.where(allowed, jnp.where(x > FLOOR, x, FLOOR), -jnp.inf) for x in (log_probs, local))
-
-    return score
-
-
-def _give_rest_to_copy(log_probs: jax.Array, allowed: jax.Array) -> jax.Array:
-    """[batch, nodes, candidates] -> the same: a copy gets 1 - the other permitted ones, which share 1 without it."""
-    is_copy = jnp.arange(log_probs.shape[-1]) == COPY
-    others = jax.nn.logsumexp(jnp.where(allowed & ~is_copy, log_probs, -jnp.inf), axis=-1, keepdims=True)
-    may_copy = allowed[..., COPY : COPY + 1]
-    rest = jnp.log(-jnp.expm1(jnp.where(may_copy, jnp.minimum(others, -1e-7), -1.0)))
-    return jnp.where(is_copy, rest, log_probs - jnp.where(may_copy, 0.0, others))
-
-
-def _first(batch: int, beam_size: int) -> _Beams:
-    """One live hypothesis a sentence, which waits for the decoder's start: padding."""
-    live = jnp.broadcast_to(jnp.arange(beam_size) == 0, (batch, beam_size))
-    state = start(batch, beam_size)
-    nothing = jnp.zeros((batch, beam_size), jnp.int32)
-    return _Beams(
-        state=dataclasses.replace(state, done=~live),
-        node=nothing + NOWHERE,
-        fed=nothing,
-        copied=nothing,
-        tag=nothing + PAD_ID,
-        visible=jnp.zeros((batch, beam_size, 0), bool),
-        sums=jnp.where(live, 0.0, -jnp.inf),
-        lengths=nothing,
-    )
+    return read_back(beams, record, passes, normalize_length)
 
 
 def _word_ends(tables: LabelTables) -> jax.Array:
@@ -426,63 +286,3 @@ def _sizes(most: int) -> list[int]:
     while sizes[-1] < most:
         sizes.append(4 * sizes[-1])
     return [*sizes[:-1], most]
-
-
-def _grow(tree: _Tree, beams: _Beams, slots: int) -> tuple[_Tree, _Beams]:
-    def pad(x: jax.Array, axis: int, value: Any = 0) -> jax.Array:
-        widths = [(0, slots - n if i == axis else 0) for i, n in enumerate(x.shape)]
-        return jnp.pad(x, widths, constant_values=value)
-
-    return (
-        _Tree(tree.memory.grow(slots), tree.used, pad(tree.score, 1), pad(tree.local, 1), pad(tree.copy, 1, NOWHERE)),
-        beams._replace(visible=pad(beams.visible, 2)),
-    )
-
-
-def _compact(tree: _Tree, beams: _Beams, undone: jax.Array) -> tuple[_Tree, _Beams]:
-    """Keeps the nodes of hypotheses that are under way, in order; what was fed ahead of them is given up."""
-    live = jnp.any(beams.visible & undone[..., None], axis=1)
-    order = jnp.argsort(~live, axis=1)
-    place = jnp.argsort(order, axis=1)
-    visible = beams.visible & undone[..., None]
-    return (
-        _Tree(
-            memory=tree.memory.keep(order),
-            used=jnp.max(jnp.sum(live, axis=1)),
-            score=jnp.take_along_axis(tree.score, order[..., None], axis=1),
-            local=jnp.take_along_axis(tree.local, order[..., None], axis=1),
-            copy=jnp.full_like(tree.copy, NOWHERE),
-        ),
-        beams._replace(
-            node=jnp.where(beams.node == NOWHERE, NOWHERE, jnp.take_along_axis(place, beams.node.clip(0), axis=1)),
-            visible=jnp.take_along_axis(visible, order[:, None], axis=2),
-        ),
-    )
-
-
-def _hypotheses(beams: _Beams, record: _Record, passes: jax.Array, normalize_length: bool) -> LabelHypotheses:
-    """Follows the record from the end of each hypothesis back to its first token."""
-    finished = beams.state.done & ~jnp.isneginf(beams.sums)
-    scores = jnp.where(finished, rank(beams.sums, beams.lengths, normalize_length), -jnp.inf)
-    order = descending(scores)
-
-    def back(at: jax.Array, step: _Record):
-        of_step = jax.tree.map(lambda x: jnp.take_along_axis(x, at, axis=1), step)
-        return of_step.parent, of_step
-
-    by_step = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), record)
-    _, path = jax.lax.scan(back, order, by_step, reverse=True)
-    path = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), path)
-    finished, scores, sums, lengths = (
-        jnp.take_along_axis(x, order, axis=1) for x in (finished, scores, beams.sums, beams.lengths)
-    )
-    found = finished[..., None]
-    return LabelHypotheses(
-        tokens=jnp.where(found, path.token, PAD_ID),
-        choices=jnp.where(found, path.choice, -1),
-        local_log_probs=jnp.where(found, path.local, 0.0),
-        scores=scores,
-        sums=jnp.where(finished, sums, -jnp.inf),
-        lengths=jnp.where(finished, lengths, 0),
-        decoder_passes=passes,
-    )
