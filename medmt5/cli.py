@@ -166,7 +166,7 @@ def _evaluate(args, rest) -> None:
 
 
 def _label(args, rest) -> None:
-    from medmt5.label import label_files
+    from medmt5.document_labelling import label_files
 
     label_files(
         args.checkpoint,

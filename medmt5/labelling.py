@@ -9,25 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medmt5 import partitioning
 from medmt5.annotation.labels import LABELS, check_labels
 from medmt5.annotation.spans import Span
-from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint, restore_params
 from medmt5.decoding.buckets import bucket_length
 from medmt5.decoding.constrained import make_label_decoder
 from medmt5.decoding.label_automaton import build_tables
 from medmt5.decoding.label_spans import choices_to_spans
 from medmt5.decoding.search import Scoring
 from medmt5.errors import InputError
-from medmt5.model.mt5 import init_params
-from medmt5.model_files import read_model_files
-from medmt5.partitioning import Partitioning
+from medmt5.trained_model import TrainedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,31 +48,20 @@ class _Window:
 
 
 class Labeller:
-    """Labels sentences with one checkpoint.
+    """Labels sentences with one model.
 
     Args:
-      checkpoint: a MODEL_DIR (its newest checkpoint) or one `checkpoint_<step>` folder.
       beam_size: 1 is greedy.
       scoring: see `decoding.search`.
       batch_size: sentences decoded at once.
     """
 
-    def __init__(self, checkpoint: Path, *, beam_size: int = 4, scoring: Scoring = "full", batch_size: int = 32):
+    def __init__(self, model: TrainedModel, *, beam_size: int = 4, scoring: Scoring = "full", batch_size: int = 32):
         if beam_size < 1 or batch_size < 1:
             raise InputError(f"--beam and --batch_size must be at least 1, not {beam_size} and {batch_size}")
-        self.checkpoint = find_checkpoint(Path(checkpoint))
-        self.step = checkpoint_step(self.checkpoint)
-        files = read_model_files(self.checkpoint)
-        self.tokenizer = files.tokenizer
-        self._max_inputs = files.feature_lengths["inputs"]
+        self.model = model
         self._batch_size = batch_size
-        rules = Partitioning(num_devices=1)
-        mesh = rules.make_mesh()
-        boxed = jax.eval_shape(lambda: init_params(files.config, jax.random.key(0)))
-        shardings = partitioning.parameter_shardings(boxed, mesh, rules)
-        shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda x: hasattr(x, "names"))
-        self._params = restore_params(self.checkpoint, shapes, shardings)
-        self._decode = make_label_decoder(files.config, mesh, beam_size=beam_size, scoring=scoring)
+        self._decode = make_label_decoder(model.config, model.mesh, beam_size=beam_size, scoring=scoring)
 
     def label(self, sentences: Sequence[Sequence[str]], labels: Sequence[str]) -> list[Labelled]:
         """Returns the spans of each sentence, given as its words. `labels` are those permitted, and the model's prompt.
@@ -86,9 +70,10 @@ class Labeller:
         """
         check_labels(labels)
         labels = tuple(label for label in LABELS if label in labels)  # the order of the prompt in training
-        unknown = [label for label in labels if label not in self.tokenizer.labels]
+        known = self.model.tokenizer.labels
+        unknown = [label for label in labels if label not in known]
         if unknown:
-            raise InputError(f"this model has no label {', '.join(unknown)}; it has {', '.join(self.tokenizer.labels)}")
+            raise InputError(f"this model has no label {', '.join(unknown)}; it has {', '.join(known)}")
         windows = [window for i, words in enumerate(sentences) for window in self._windows(i, words, labels)]
         spans: list[list[Span]] = [[] for _ in sentences]
         scores: list[list[tuple[float, int]]] = [[] for _ in sentences]
@@ -99,10 +84,10 @@ class Labeller:
 
     def _windows(self, sentence: int, words: Sequence[str], labels: tuple[str, ...]) -> Iterator[_Window]:
         """Cuts a sentence where its pieces, the prompt and EOS would exceed the trained length."""
-        room = max(1, self._max_inputs - len(labels) - 1)
+        room = max(1, self.model.feature_lengths["inputs"] - len(labels) - 1)
         taken: list[list[int]] = []
         first, size = 0, 0
-        for index, pieces in enumerate(self.tokenizer.encode_words(words)):
+        for index, pieces in enumerate(self.model.tokenizer.encode_words(words)):
             if taken and size + len(pieces) > room:
                 yield _Window(sentence, first, taken, labels)
                 first, size, taken = index, 0, []
@@ -113,8 +98,8 @@ class Labeller:
 
     def _decode_windows(self, windows: list[_Window], labels: tuple[str, ...]):
         """Yields (window, (spans as (start, end, label index), score, tokens)), windows of like length together."""
-        prompt = [self.tokenizer.open_id(label) for label in labels]
-        closing = [self.tokenizer.close_id(label) for label in labels]
+        prompt = [self.model.tokenizer.open_id(label) for label in labels]
+        closing = [self.model.tokenizer.close_id(label) for label in labels]
         by_length = sorted(windows, key=lambda w: w.num_pieces)
         for at in range(0, len(by_length), self._batch_size):
             batch = by_length[at : at + self._batch_size]
@@ -125,9 +110,9 @@ class Labeller:
             num_steps = bucket_length(max(w.num_pieces + 2 * len(w.pieces) for w in batch) + 1)
             inputs = np.zeros((self._batch_size, bucket_length(longest + len(prompt) + 1)), np.int32)
             for row, words in enumerate(pieces):
-                ids = [*prompt, *(i for word in words for i in word), self.tokenizer.eos_id]
+                ids = [*prompt, *(i for word in words for i in word), self.model.tokenizer.eos_id]
                 inputs[row, : len(ids)] = ids
-            best = jax.device_get(self._decode(self._params, jnp.asarray(inputs), tables, num_steps))
+            best = jax.device_get(self._decode(self.model.params, jnp.asarray(inputs), tables, num_steps))
             for row, window in enumerate(batch):
                 spans = choices_to_spans(best.choices[row, 0], [len(p) for p in window.pieces], len(labels))
                 yield window, (spans, float(best.scores[row, 0]), int(best.lengths[row, 0]))

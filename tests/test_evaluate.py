@@ -1,6 +1,7 @@
 """Evaluation over token stores: what is scored, written and printed. A stand-in for the model knows the gold spans."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,10 +41,8 @@ def stores(tmp_path, tokenizer):
 @pytest.fixture(autouse=True)
 def labeller(monkeypatch, tokenizer):
     class KnowsGold:
-        step = 7
-
-        def __init__(self, checkpoint, **decoding):
-            self.checkpoint, self.tokenizer = checkpoint / "checkpoint_7", tokenizer
+        def __init__(self, model, **decoding):
+            assert model.step == 7
 
         def label(self, sentences, labels):
             assert labels == ("Disease",)
@@ -51,6 +50,11 @@ def labeller(monkeypatch, tokenizer):
             return [Labelled(known[tuple(words)], -0.5) for words in sentences]
 
     monkeypatch.setattr(evaluate, "Labeller", KnowsGold)
+    monkeypatch.setattr(
+        evaluate,
+        "load_trained_model",
+        lambda path: SimpleNamespace(tokenizer=tokenizer, checkpoint=path / "checkpoint_7", step=7),
+    )
 
 
 def test_gold_is_perfect_in_every_score_and_documents_are_kept(stores, tmp_path, capsys):

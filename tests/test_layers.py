@@ -31,8 +31,9 @@ FORBIDDEN = {
     **{
         unit: (DATA_STACK | {"gin"}, SEQIO)
         for unit in (
-            "label",
+            "document_labelling",
             "labelling",
+            "trained_model",
             "evaluate",
             "train",
             "plan",
@@ -94,7 +95,7 @@ def test_the_rules_would_notice(tmp_path):
         "decoding.constrained",
         "checkpoints.manager",
         "train",
-        "label",
+        "document_labelling",
         "evaluate",
         "datasets.check",
         "datasets.download",
@@ -107,4 +108,10 @@ def test_importing_loads_no_tensorflow(module):
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
     )
+    assert result.returncode == 0, result.stderr
+
+
+def test_importing_the_package_alone_loads_nothing_heavy():
+    code = f"import sys, medmt5; sys.exit(', '.join({DATA_STACK | JAX_STACK | {'numpy'}!r} & set(sys.modules)) or 0)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr

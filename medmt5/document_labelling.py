@@ -24,6 +24,7 @@ from medmt5.decoding.search import Scoring
 from medmt5.errors import InputError
 from medmt5.evaluation.marked_text import render_page, render_text
 from medmt5.labelling import Labeller
+from medmt5.trained_model import load_trained_model
 
 DOCUMENTS_AT_ONCE = 256
 
@@ -81,7 +82,7 @@ def label_files(
         raise InputError(
             f"no such file: {input_file}; give a text file with a document a line, or - for standard input"
         )
-    labeller = Labeller(checkpoint, beam_size=beam_size, scoring=scoring, batch_size=batch_size)
+    labeller = Labeller(load_trained_model(checkpoint), beam_size=beam_size, scoring=scoring, batch_size=batch_size)
     with contextlib.ExitStack() as stack:
         # brat counts a carriage return as a character of the file, so it stays there.
         line_end = "\n" if output_format == "brat" else "\r\n"
