@@ -169,6 +169,40 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     label.add_argument("text", nargs="*", help="documents")
     _add_decoding(label)
 
+    serve = add(
+        "serve",
+        "Label text over HTTP, and on a page in the browser.",
+        "medmt5 serve --checkpoint demo/finetune --labels Disease,Drug --port 8080\n"
+        "  curl http://127.0.0.1:8080/label -H 'Content-Type: application/json' -d '{\"text\": \"No asthma.\"}'",
+    )
+    serve.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="DIR", help="MODEL_DIR (newest) or checkpoint_<step>"
+    )
+    serve.add_argument(
+        "--labels", type=_names, required=True, metavar="A,B", help="labels that requests may ask for; default of each"
+    )
+    serve.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: %(default)s, this machine)"
+    )
+    serve.add_argument("--port", type=int, default=8080, help="0 for any that is free (default: %(default)s)")
+    serve.add_argument(
+        "--max_bytes", type=_count, default=1 << 20, metavar="N", help="of a request (default: %(default)s)"
+    )
+    serve.add_argument(
+        "--max_documents", type=_count, default=64, metavar="N", help="of a request (default: %(default)s)"
+    )
+    serve.add_argument(
+        "--max_requests",
+        type=_count,
+        default=256,
+        metavar="N",
+        help="at once; the next gets a 503 (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--timeout", type=_count, default=60, metavar="SECONDS", help="to label a request (default: %(default)s)"
+    )
+    _add_decoding(serve)
+
     report = add(
         "report",
         "Write one HTML file about one or more runs, and how those after the first differ from it.",
@@ -215,6 +249,12 @@ def _names(text: str) -> tuple[str, ...]:
     if not names:
         raise argparse.ArgumentTypeError("give at least one name")
     return names
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def _run(text: str) -> tuple[str, Path]:

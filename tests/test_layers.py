@@ -23,6 +23,7 @@ FORBIDDEN = {
     **{unit: (DATA_STACK | {"gin"}, TEXT | SEQIO) for unit in CORE},
     **{unit: (JAX_STACK | {"gin"}, CORE) for unit in SEQIO},
     "tokens": (DATA_STACK | JAX_STACK | {"gin"}, CORE | SEQIO),
+    "serving": (DATA_STACK | JAX_STACK | {"gin"}, CORE | SEQIO),
     "batch": (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"}),
     **{
         unit: (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"})
@@ -33,6 +34,7 @@ FORBIDDEN = {
         for unit in (
             "document_labelling",
             "labelling",
+            "serve",
             "trained_model",
             "evaluate",
             "train",
