@@ -186,7 +186,7 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     )
     serve.add_argument("--port", type=int, default=8080, help="0 for any that is free (default: %(default)s)")
     serve.add_argument(
-        "--max_bytes", type=_count, default=1 << 20, metavar="N", help="of a request (default: %(default)s)"
+        "--max_bytes", type=_count, default=1 << 18, metavar="N", help="of a request (default: %(default)s)"
     )
     serve.add_argument(
         "--max_documents", type=_count, default=64, metavar="N", help="of a request (default: %(default)s)"

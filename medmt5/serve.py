@@ -1,4 +1,4 @@
-"""`medmt5 serve`: a checkpoint behind HTTP; joins the service of `serving/` to the model and to uvicorn. No TensorFlow."""
+"""`medmt5 serve`: a checkpoint behind HTTP; joins `serving/` to the model and to uvicorn. No TensorFlow."""
 
 from __future__ import annotations
 
@@ -67,9 +67,10 @@ def prepare(labeller: Labeller, labels: Sequence[str]) -> Model:
 
     def label(documents: Sequence[Document]) -> list[dict[str, Any]]:
         results: dict[int, dict[str, Any]] = {}
-        for kind in dict.fromkeys((document.labels, document.lang) for document in documents):
-            same = [i for i, document in enumerate(documents) if (document.labels, document.lang) == kind]
-            results |= zip(same, label_documents(labeller, [documents[i].text for i in same], *kind), strict=True)
+        for lang in dict.fromkeys(document.lang for document in documents):
+            same = {i: document for i, document in enumerate(documents) if document.lang == lang}
+            texts, permitted = zip(*((document.text, document.labels) for document in same.values()), strict=True)
+            results |= zip(same, label_documents(labeller, texts, permitted, lang), strict=True)
         return [results[i] for i in range(len(documents))]
 
     label_documents(labeller, [languages.load("en").sample], labels)

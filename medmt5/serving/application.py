@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from medmt5 import languages
+from medmt5.annotation.sentences import split_sentences
 from medmt5.evaluation.marked_text import HUES
 from medmt5.serving.batching import Batcher
 from medmt5.serving.guard import Guard
@@ -48,7 +49,7 @@ class Service:
       load: loads a model and compiles one program; called in the thread that then owns the model.
       failed: told why `load` failed.
       labels: those that requests may ask for.
-      batch_size: documents labelled together.
+      batch_size: sentences labelled together.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Service:
         except Exception as error:
             self._failed(error)
             return
-        self._batcher = Batcher(self._model.label, thread, self._batch_size)
+        self._batcher = Batcher(self._model.label, thread, size=_count_sentences, batch_size=self._batch_size)
         await self._batcher.run()
 
     async def label(self, request: Request) -> Response:
@@ -103,7 +104,8 @@ class Service:
             raise Refused(415, "Send the header Content-Type: application/json.", {"Connection": "close"})
         limit = self._limits.max_bytes
         too_long = Refused(413, f"A request may have {limit:,} bytes; send several.", {"Connection": "close"})
-        if int(request.headers.get("content-length", "0")) > limit:
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > limit:
             raise too_long
         body = bytearray()
         try:
@@ -191,6 +193,10 @@ async def _asset(request: Request) -> Response:
 async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _count_sentences(document: Document) -> int:
+    return max(1, len(split_sentences(document.text, document.lang)))
 
 
 def _busy(message: str) -> Refused:

@@ -44,11 +44,20 @@ class Batcher(Generic[Item, Result]):
 
     Args:
       label: items -> their results, in order; called in `thread`, one call at a time.
-      batch_size: the greatest number of items of a call.
+      size: of an item.
+      batch_size: what the sizes of a batch add up to at most; a greater item is a batch by itself.
     """
 
-    def __init__(self, label: Callable[[list[Item]], Sequence[Result]], thread: Executor, batch_size: int):
-        self._label, self._thread, self._batch_size = label, thread, batch_size
+    def __init__(
+        self,
+        label: Callable[[list[Item]], Sequence[Result]],
+        thread: Executor,
+        *,
+        size: Callable[[Item], int],
+        batch_size: int,
+    ):
+        self._label, self._thread = label, thread
+        self._size, self._batch_size = size, batch_size
         self._turns: deque[_Job[Item, Result]] = deque()
         self._arrived = asyncio.Event()
 
@@ -72,8 +81,7 @@ class Batcher(Generic[Item, Result]):
         """Labels what arrives, until cancelled."""
         while True:
             await self._arrived.wait()
-            if self.waiting < self._batch_size:
-                await asyncio.sleep(GATHER_SECONDS)
+            await asyncio.sleep(GATHER_SECONDS)
             batch = self._take()
             if not self._turns:
                 self._arrived.clear()
@@ -83,10 +91,15 @@ class Batcher(Generic[Item, Result]):
     def _take(self) -> list[tuple[_Job[Item, Result], int]]:
         """Returns the next batch as (request, index of its item)."""
         batch: list[tuple[_Job[Item, Result], int]] = []
-        while self._turns and len(batch) < self._batch_size:
+        room = self._batch_size
+        while self._turns:
             job = self._turns.popleft()
             if job.done.done():  # given up, or failed
                 continue
+            room -= self._size(job.items[job.taken])
+            if batch and room < 0:
+                self._turns.appendleft(job)
+                break
             batch.append((job, job.taken))
             job.taken += 1
             if job.taken < len(job.items):

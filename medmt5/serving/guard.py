@@ -1,4 +1,4 @@
-"""What holds for every answer: under which names the service answers, its headers, and that no text leaks by an error."""
+"""What holds for every answer: the names under which there is one, its headers, and that no error leaks text."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ def describe_service(labels: Sequence[str], codes: Sequence[str], limits: Limits
             "description": "Whose abbreviations end no sentence.",
         },
     }
+    probability = {"type": "number", "minimum": 0, "maximum": 1}
     texts = {"type": "array", "items": {"type": "string"}, "maxItems": limits.max_documents}
     schemas = {
         "One": _object({"text": {"type": "string"}, **common}, required=["text"]),
@@ -31,6 +32,8 @@ def describe_service(labels: Sequence[str], codes: Sequence[str], limits: Limits
                 "end": {"type": "integer", "minimum": 1, "description": "Exclusive."},
                 "label": label,
                 "text": {"type": "string"},
+                "probability": probability | {"description": "Of the span, among the best outputs."},
+                "local_probability": probability | {"description": "Of the span, at its place."},
             }
         ),
         "Document": _object(
@@ -40,6 +43,12 @@ def describe_service(labels: Sequence[str], codes: Sequence[str], limits: Limits
                 "score": {
                     "type": ["number", "null"],
                     "description": "Mean log-probability a token, over sentences; null without any.",
+                },
+                "sentences": {"type": "integer", "minimum": 0},
+                "windows": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "description": "More than sentences if some were longer than the model reads at once.",
                 },
             }
         ),
@@ -85,7 +94,7 @@ def describe_service(labels: Sequence[str], codes: Sequence[str], limits: Limits
                         "200": _answer("The documents, in the order of the texts.", "Labelled"),
                         **{status: _answer(description, "Error") for status, description in errors.items()},
                         "503": {
-                            **_answer("Loading, too many requests, or no answer in time.", "Error"),
+                            **_answer(busy, "Error"),
                             "headers": later,
                         },
                     },

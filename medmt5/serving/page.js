@@ -54,14 +54,15 @@ async function label() {
   if (busy) return;
   error.textContent = "";
   const labels = [...form.querySelectorAll("input:checked")].map((box) => box.value);
-  const body = JSON.stringify({ text: text.value, labels, lang: find("lang").value });
+  const lang = find("lang").value;
+  const body = JSON.stringify({ text: text.value, labels, lang });
   const bytes = new Blob([body]).size, most = Number(document.body.dataset.maxBytes);
   if (!text.value.trim()) return refuse("There is no text yet.", text);
   if (!labels.length) return refuse("Tick at least one label.", form.querySelector("input"));
   if (bytes > most) return refuse(`The text is too long: ${bytes} bytes, ${most} are taken. Label it in parts.`, text);
   setBusy(true, "Labelling …");
   try {
-    show(await request(body));
+    show(await request(body), lang);
     setBusy(false, "");
   } catch (problem) {
     setBusy(false, "");
@@ -74,12 +75,13 @@ function refuse(message, where) {
   where.focus();
 }
 
-function show(result) {
+function show(result, lang) {
   // Offsets count code points, JavaScript's strings UTF-16 units.
   const characters = Array.from(result.text);
   const rows = find("spans").querySelector("tbody");
   const marked = find("marked");
   marked.replaceChildren();
+  marked.lang = lang;
   rows.replaceChildren();
   let position = 0;
   for (const span of result.spans) {
@@ -87,15 +89,15 @@ function show(result) {
     const mark = element("mark", span.text, hue);
     mark.append(element("small", span.label));
     mark.tabIndex = 0;
-    mark.dataset.tip = span.label + (hasProbability(span) ? `, probability ${probability(span)}` : "");
+    mark.dataset.tip = `${span.label}, probability ${probability(span)}`;
     marked.append(characters.slice(position, span.start).join(""), mark);
     position = span.end;
-    const row = rows.insertRow();
-    row.insertCell().append(element("small", span.label, hue));
-    row.insertCell().textContent = span.text;
-    const cell = row.insertCell();
-    cell.className = "number";
-    cell.textContent = hasProbability(span) ? probability(span) : "–";
+    const row = rows.insertRow(), cells = [row.insertCell(), row.insertCell(), row.insertCell()];
+    cells[0].append(element("small", span.label, hue));
+    cells[1].textContent = span.text;
+    cells[1].lang = marked.lang;
+    cells[2].className = "number";
+    cells[2].textContent = probability(span);
   }
   marked.append(characters.slice(position).join(""));
   json.textContent = JSON.stringify(result, null, 1);
@@ -105,7 +107,6 @@ function show(result) {
   find("heading").focus();
 }
 
-const hasProbability = (span) => typeof span.probability === "number";
 const probability = (span) => span.probability.toFixed(2);
 
 async function copy() {

@@ -17,14 +17,14 @@ class Limits:
     """What the service takes on.
 
     Attributes:
-      max_bytes: of the body of a request.
+      max_bytes: of the body of a request. A document is labelled in one go, while all others wait.
       max_documents: of a request.
       max_requests: being read, waiting or labelled at once; the next one is told to come back.
       timeout_seconds: from the whole body to the answer.
       body_seconds: from the head of a request to its whole body.
     """
 
-    max_bytes: int = 1 << 20
+    max_bytes: int = 1 << 18
     max_documents: int = 64
     max_requests: int = 256
     timeout_seconds: float = 60
