@@ -175,18 +175,16 @@ def make_application(
         Route("/label", service.label, methods=["POST"]),
         Route("/health", service.health),
         Route("/openapi.json", service.openapi),
-        Route("/{name}", _asset),
+        *(Route(f"/{name}", _asset) for name in ASSETS),
     ]
-    handlers = {Refused: _refuse, HTTPException: _explain, Exception: _fail}
+    handlers = {Refused: _refuse, HTTPException: _explain, ClientDisconnect: _leave, Exception: _fail}
     app = Starlette(routes=routes, lifespan=service.run, exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Guard(app, host)
 
 
 async def _asset(request: Request) -> Response:
-    name = request.path_params["name"]
-    if name not in ASSETS:
-        raise HTTPException(404)
+    name = request.url.path.lstrip("/")
     return Response((FOLDER / name).read_bytes(), media_type=ASSETS[name])
 
 
@@ -212,6 +210,11 @@ def _explain(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = {404: "There is nothing at this address.", 405: "This address does not take this method."}
     return JSONResponse({"error": message.get(error.status_code, error.detail)}, error.status_code, error.headers)
+
+
+def _leave(request: Request, error: Exception) -> Response:
+    """Nobody reads it; the log has the number by which proxies know a client that went away."""
+    return Response(status_code=499)
 
 
 def _fail(request: Request, error: Exception) -> Response:

@@ -10,7 +10,6 @@ import time
 import traceback
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -61,14 +60,12 @@ class Guard:
             else:
                 refusal = JSONResponse({"error": "This service does not answer under this host name."}, 421)
                 await refusal(scope, receive, send_guarded)
-        except ClientDisconnect:
-            pass
         except Exception as error:
             # Neither the message nor the values: they may hold text. The application has answered with a 500.
             place = traceback.extract_tb(error.__traceback__)[-1]
             logger.error("%s at %s:%s", type(error).__name__, place.filename, place.lineno)
         if scope["path"] == "/label":
-            logger.info("%s /label: %s, %.0f ms", scope["method"], status or "gone", 1000 * (time.monotonic() - start))
+            logger.info("%s /label: %d, %.0f ms", scope["method"], status, 1000 * (time.monotonic() - start))
 
     def _is_ours(self, host: str) -> bool:
         match = HOST.fullmatch(host)

@@ -1,6 +1,7 @@
 """A stand-in for the model that finds words, and a headless Chromium, spoken to by its DevTools protocol."""
 
 import base64
+import contextlib
 import itertools
 import json
 import os
@@ -11,15 +12,19 @@ import time
 import urllib.request
 
 import pytest
+from starlette.testclient import TestClient
 
-from medmt5.serving.application import Model
+from medmt5.annotation.sentences import split_sentences
+from medmt5.serving.application import Model, make_application
+from medmt5.serving.requests import Limits
 
 LABELS = ("Disease", "Drug", "Chemical")
 WORDS = {"asthma": "Disease", "nephritis": "Disease", "metformin": "Drug", "glucose": "Chemical"}
+PROBABILITIES = {"probability": 0.875, "local_probability": 0.75}
 
 
 class WordModel:
-    """Labels the words it knows. `batches` are the documents of each call; `release` lets calls go on."""
+    """Labels the words it knows; `batches` are the texts of each call."""
 
     def __init__(self):
         self.batches = []
@@ -30,19 +35,45 @@ class WordModel:
 
     def label_one(self, document):
         spans = [
-            {"start": m.start(), "end": m.end(), "label": WORDS[m[0]], "text": m[0], "probability": 0.875}
+            {"start": m.start(), "end": m.end(), "label": WORDS[m[0]], "text": m[0], **PROBABILITIES}
             for m in re.finditer("|".join(WORDS), document.text)
             if WORDS[m[0]] in document.labels
         ]
-        return {"text": document.text, "spans": spans, "score": -0.25 if document.text else None}
-
-    def load(self):
-        return Model(self, step=7)
+        count = len(split_sentences(document.text, document.lang))
+        score = -0.25 if count else None
+        return {"text": document.text, "spans": spans, "score": score, "sentences": count, "windows": count}
 
 
 @pytest.fixture
 def model():
     return WordModel()
+
+
+@pytest.fixture
+def make_app(model):
+    """Returns an application around `label`, by default the model; `limits` are those of `Limits`."""
+
+    def make(label=model, *, load=None, host="127.0.0.1", batch_size=8, failed=None, **limits):
+        load = load or (lambda: Model(label, step=7))
+        failed = failed or (lambda error: pytest.fail(str(error)))
+        return make_application(load, LABELS, host=host, limits=Limits(**limits), batch_size=batch_size, failed=failed)
+
+    return make
+
+
+@pytest.fixture
+def start(make_app):
+    """Returns a client of a service that is ready."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*args, wait=True, **kwargs):
+            client = TestClient(make_app(*args, **kwargs), base_url="http://127.0.0.1:8080")
+            stack.enter_context(client)
+            while wait and client.get("/health").status_code == 503:
+                time.sleep(0.005)
+            return client
+
+        yield start
 
 
 class Chromium:
