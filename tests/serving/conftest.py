@@ -13,6 +13,7 @@ import urllib.request
 
 import pytest
 from starlette.testclient import TestClient
+from websockets.sync.client import connect
 
 from medmt5.annotation.sentences import split_sentences
 from medmt5.serving.application import Model, make_application
@@ -80,8 +81,6 @@ class Chromium:
     """One tab. `evaluate` runs JavaScript in it and returns the value; promises are awaited."""
 
     def __init__(self, program, folder):
-        from websockets.sync.client import connect
-
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
         options += ["--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
         self._process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -90,7 +89,8 @@ class Chromium:
         port = port_file.read_text().split("\n")[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
             [tab] = [target for target in json.load(answer) if target["type"] == "page"]
-        self._socket = connect(tab["webSocketDebuggerUrl"], max_size=None)
+        self._connection = connect(tab["webSocketDebuggerUrl"], max_size=None)
+        self._socket = self._connection.__enter__()
         self._numbers = itertools.count()
         self.events = []
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -127,7 +127,7 @@ class Chromium:
         path.write_bytes(base64.b64decode(png))
 
     def close(self):
-        self._socket.close()
+        self._connection.__exit__(None, None, None)
         self._process.terminate()
         self._process.wait()
 

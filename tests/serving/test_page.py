@@ -8,9 +8,7 @@ import uvicorn
 
 from medmt5.evaluation.marked_text import HUES
 
-HOSTILE = (
-    "No asthma 😀. <script>document.title = 'bad'</script><img src=x onerror=\"document.title='bad'\"> metformin &amp;"
-)
+HOSTILE = """No asthma 😀. <script>document.title = 'bad'</script><img src=x onerror="title='bad'"> metformin &amp;"""
 
 
 @pytest.fixture
@@ -138,7 +136,7 @@ LEAST_CONTRAST = """(() => {
   const page = style(document.body), mark = document.querySelector("mark");
   const found = [contrast(page.color, page.backgroundColor)];
   for (const soft of document.querySelectorAll(".soft")) found.push(contrast(style(soft).color, page.backgroundColor));
-  for (const hue of %s) {
+  for (const hue of HUES) {
     mark.style.setProperty("--hue", hue);
     found.push(contrast(style(mark).color, style(mark).backgroundColor));
     found.push(contrast(style(mark.lastChild).color, style(mark).backgroundColor));
@@ -146,4 +144,4 @@ LEAST_CONTRAST = """(() => {
   const button = style(document.getElementById("submit"));
   found.push(contrast(button.color, button.backgroundColor));
   return Math.min(...found);
-})()""" % list(HUES)
+})()""".replace("HUES", str(list(HUES)))
