@@ -32,6 +32,8 @@ FORBIDDEN = {
         unit: (DATA_STACK | {"gin"}, SEQIO)
         for unit in (
             "document_labelling",
+            "file_labelling",
+            "resumable_output",
             "labelling",
             "trained_model",
             "evaluate",
@@ -95,7 +97,7 @@ def test_the_rules_would_notice(tmp_path):
         "decoding.constrained",
         "checkpoints.manager",
         "train",
-        "document_labelling",
+        "file_labelling",
         "evaluate",
         "datasets.check",
         "datasets.download",
