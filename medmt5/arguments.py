@@ -161,13 +161,24 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "--labels", type=_names, required=True, metavar="A,B", help="labels to look for; the model must know them"
     )
     label.add_argument("--input", type=Path, metavar="FILE", help="a document a line; - for standard input")
-    label.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    label.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="default: standard output; a file that was begun (FILE.part, FILE.journal) is gone on with",
+    )
     label.add_argument(
         "--format", choices=("jsonl", "brat", "html", "text"), default="jsonl", help="default: %(default)s"
     )
     label.add_argument("--lang", default="en", help="whose abbreviations end no sentence (default: %(default)s)")
     label.add_argument("text", nargs="*", help="documents")
     _add_decoding(label)
+    label.add_argument(
+        "--threshold", type=float, default=0.0, metavar="P", help="leave out spans less probable (default: %(default)s)"
+    )
+    label.add_argument(
+        "--n_best", type=int, default=1, metavar="N", help="jsonl: tell so many outputs of each sentence, up to --beam"
+    )
 
     serve = add(
         "serve",

@@ -166,7 +166,7 @@ def _evaluate(args, rest) -> None:
 
 
 def _label(args, rest) -> None:
-    from medmt5.document_labelling import label_files
+    from medmt5.file_labelling import label_files
 
     label_files(
         args.checkpoint,
@@ -179,6 +179,8 @@ def _label(args, rest) -> None:
         scoring=args.scoring,
         batch_size=args.batch_size,
         lang=args.lang,
+        threshold=args.threshold,
+        n_best=args.n_best,
     )
 
 

@@ -1,139 +1,113 @@
 """Labelling text: documents in, labelled documents out, with character offsets into the text as given. No TensorFlow.
 
-A document is a line of a file, of standard input, or an argument. It is split into sentences and words that keep their
-offsets; nothing of it is changed, and
-none is lost: an empty line gives an empty document.
+A document is split into sentences and words that keep their offsets; nothing of it is changed, and none is lost: an
+empty document, or one of blanks and control characters, is a document without sentences.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import sys
-from collections.abc import Iterator, Sequence
-from itertools import islice
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Sequence
+from typing import Any
 
-from medmt5.annotation.formats.brat import write_brat
-from medmt5.annotation.labels import check_labels
 from medmt5.annotation.sentences import split_sentences
 from medmt5.annotation.spans import Span, to_characters
 from medmt5.annotation.words import split_words
-from medmt5.decoding.search import Scoring
 from medmt5.errors import InputError
-from medmt5.evaluation.marked_text import render_page, render_text
-from medmt5.labelling import Labeller
-from medmt5.trained_model import load_trained_model
-
-DOCUMENTS_AT_ONCE = 256
+from medmt5.labelling import Labelled, Labeller, Labels, Passage, labels_of_each
 
 
 def label_documents(
-    labeller: Labeller, documents: Sequence[str], labels: Sequence[str], lang: str = "en"
+    labeller: Labeller,
+    documents: Sequence[str],
+    labels: Labels,
+    lang: str = "en",
+    *,
+    threshold: float = 0.0,
+    n_best: int = 1,
 ) -> list[dict[str, Any]]:
-    """Returns {"text", "spans": [{"start", "end", "label", "text"}], "score"} of each document; offsets in code points,
-    end exclusive.
+    """Returns of each document what is a line of JSON; offsets in code points of its text, end exclusive:
 
-    `lang` chooses the abbreviations that end no sentence.
+        {"text",
+         "spans": [{"start", "end", "label", "text", "probability", "local_probability"}],   in order, apart
+         "score": mean over the sentences, null without any,
+         "sentences", "windows": how many; more windows than sentences if some were longer than the model reads,
+         "alternatives": [{"start", "end", "n_best": [{"spans", "score", "probability"}]}]}   of each window,
+                                                                                          only with n_best above 1
+
+    Args:
+      labels: those permitted: one list for all documents, or a list for each.
+      lang: whose abbreviations end no sentence.
+      threshold: spans of a lower `probability` are left out; the alternatives have them.
+      n_best: how many outputs of each window to tell, at most the labeller's `beam_size`.
+
+    Raises:
+      InputError: see `Labeller.label`; a threshold or n_best out of range.
     """
-    places, sentences = [], []
+    if not 0 <= threshold <= 1:
+        raise InputError(f"--threshold is a probability, 0 to 1, not {threshold}")
+    if not 1 <= n_best <= labeller.beam_size:
+        raise InputError(f"--n_best must be 1 to --beam = {labeller.beam_size}, not {n_best}; raise --beam for more")
+    labels = labels_of_each(labels, len(documents))
+    places: list[tuple[int, list[tuple[int, int]]]] = []  # of each sentence: its document, and where its words are
     for number, text in enumerate(documents):
         for start, end in split_sentences(text, lang):
             offsets = [(start + s, start + e) for s, e in split_words(text[start:end])]
             if offsets:
                 places.append((number, offsets))
-                sentences.append([text[s:e] for s, e in offsets])
-    spans: list[list[Span]] = [[] for _ in documents]
-    scores: list[list[float]] = [[] for _ in documents]
-    for (number, offsets), labelled in zip(places, labeller.label(sentences, labels), strict=True):
-        spans[number] += to_characters(labelled.spans, offsets)
-        scores[number].append(labelled.score)
+    sentences = [[documents[number][s:e] for s, e in offsets] for number, offsets in places]
+    found: list[list[tuple[list[tuple[int, int]], Labelled]]] = [[] for _ in documents]
+    labelled = labeller.label(sentences, [labels[number] for number, _ in places])
+    for (number, offsets), sentence in zip(places, labelled, strict=True):
+        found[number].append((offsets, sentence))
+    return [_describe(text, of_text, threshold, n_best) for text, of_text in zip(documents, found, strict=True)]
+
+
+def _describe(
+    text: str, sentences: list[tuple[list[tuple[int, int]], Labelled]], threshold: float, n_best: int
+) -> dict[str, Any]:
+    spans = []
+    for offsets, labelled in sentences:
+        kept = [scored for scored in labelled.scored_spans if scored.probability >= threshold]
+        described = _describe_spans(text, [scored.span for scored in kept], offsets)
+        for scored, span in zip(kept, described, strict=True):
+            probabilities = {
+                "probability": round(scored.probability, 6),
+                "local_probability": round(scored.local_probability, 6),
+            }
+            spans.append(span | probabilities)
+    scores = [labelled.score for _, labelled in sentences]
+    result = {
+        "text": text,
+        "spans": spans,
+        "score": round(sum(scores) / len(scores), 6) if scores else None,
+        "sentences": len(sentences),
+        "windows": sum(len(labelled.passages) for _, labelled in sentences),
+    }
+    if n_best > 1:
+        result["alternatives"] = [
+            _describe_passage(text, passage, offsets, n_best)
+            for offsets, labelled in sentences
+            for passage in labelled.passages
+        ]
+    return result
+
+
+def _describe_passage(text: str, passage: Passage, offsets: list[tuple[int, int]], n_best: int) -> dict[str, Any]:
+    return {
+        "start": offsets[passage.start][0],
+        "end": offsets[passage.end - 1][1],
+        "n_best": [
+            {
+                "spans": _describe_spans(text, list(alternative.spans), offsets),
+                "score": round(alternative.score, 6),
+                "probability": round(alternative.probability, 6),
+            }
+            for alternative in passage.alternatives[:n_best]
+        ],
+    }
+
+
+def _describe_spans(text: str, word_spans: list[Span], offsets: list[tuple[int, int]]) -> list[dict[str, Any]]:
     return [
-        {
-            "text": text,
-            "spans": [{"start": s, "end": e, "label": label, "text": text[s:e]} for s, e, label in found],
-            "score": round(sum(values) / len(values), 6) if values else None,
-        }
-        for text, found, values in zip(documents, spans, scores, strict=True)
+        {"start": s, "end": e, "label": label, "text": text[s:e]} for s, e, label in to_characters(word_spans, offsets)
     ]
-
-
-def label_files(
-    checkpoint: Path,
-    labels: Sequence[str],
-    *,
-    texts: Sequence[str],
-    input_file: Path | None,
-    output_file: Path | None,
-    output_format: str,
-    beam_size: int,
-    scoring: Scoring,
-    batch_size: int,
-    lang: str,
-) -> None:
-    """What `medmt5 label` does: reads `texts`, else `input_file` (`-` is standard input), else standard input, in
-    constant memory.
-    """
-    check_labels(labels)
-    if texts and input_file:
-        raise InputError("give text as arguments or --input, not both")
-    if input_file and str(input_file) != "-" and not input_file.is_file():
-        raise InputError(
-            f"no such file: {input_file}; give a text file with a document a line, or - for standard input"
-        )
-    labeller = Labeller(load_trained_model(checkpoint), beam_size=beam_size, scoring=scoring, batch_size=batch_size)
-    with contextlib.ExitStack() as stack:
-        # brat counts a carriage return as a character of the file, so it stays there.
-        line_end = "\n" if output_format == "brat" else "\r\n"
-        documents: Iterator[str] = iter(texts) if texts else _lines(stack, input_file, line_end)
-        results = _label_in_chunks(labeller, documents, labels, lang)
-        output = stack.enter_context(output_file.open("w", encoding="utf-8")) if output_file else sys.stdout
-        _write(results, output, output_format, labels)
-
-
-def _label_in_chunks(
-    labeller: Labeller, documents: Iterator[str], labels: Sequence[str], lang: str
-) -> Iterator[dict[str, Any]]:
-    while chunk := list(islice(documents, DOCUMENTS_AT_ONCE)):
-        yield from label_documents(labeller, chunk, labels, lang)
-
-
-def _lines(stack: contextlib.ExitStack, input_file: Path | None, line_end: str) -> Iterator[str]:
-    """Yields the lines without `line_end`'s characters at their ends."""
-    if input_file is None or str(input_file) == "-":
-        if sys.stdin.isatty():
-            print("reading documents from standard input, one a line; end with Ctrl-D", file=sys.stderr)
-        stream = sys.stdin.buffer
-    else:
-        stream = stack.enter_context(input_file.open("rb"))
-    for number, line in enumerate(stream, start=1):
-        try:
-            yield line.decode("utf-8").rstrip(line_end)
-        except UnicodeDecodeError as error:
-            place = f"{input_file or 'standard input'}:{number}"
-            raise InputError(
-                f"{place}: not UTF-8 ({error.reason} at byte {error.start} of the line); convert it first"
-            ) from error
-
-
-def _write(results: Iterator[dict[str, Any]], output: IO[str], output_format: str, labels: Sequence[str]) -> None:
-    if output_format == "html":
-        output.write(render_page(results, labels))
-    elif output_format == "brat":
-        # One .ann for the whole input, whose offsets brat counts over all lines.
-        text, spans = "", []
-        for result in results:
-            spans += [Span(len(text) + s["start"], len(text) + s["end"], s["label"]) for s in result["spans"]]
-            text += result["text"] + "\n"
-        output.write(write_brat(text, spans))
-    else:
-        for result in results:
-            spans = [Span(s["start"], s["end"], s["label"]) for s in result["spans"]]
-            line = (
-                json.dumps(result, ensure_ascii=False)
-                if output_format == "jsonl"
-                else render_text(result["text"], spans)
-            )
-            output.write(line + "\n")
-            output.flush()

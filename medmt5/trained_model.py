@@ -6,6 +6,8 @@ Whatever a model was read from, it is a `TrainedModel`; who uses one does not as
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import jax
 from jax.sharding import Mesh
 
 from medmt5 import partitioning
+from medmt5.checkpoints.digests import tree_digests
 from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint, restore_params
 from medmt5.model.mt5 import MT5Config, init_params
 from medmt5.model_files import read_model_files
@@ -69,3 +72,15 @@ def load_trained_model(checkpoint: Path) -> TrainedModel:
         folder,
         checkpoint_step(folder),
     )
+
+
+def model_digest(model: TrainedModel) -> str:
+    """Returns 16 hexadecimal digits that change with anything that outputs depend on, wherever it was read from."""
+    facts = {
+        "params": tree_digests(model.params),
+        "config": model.config.to_json(),
+        "vocabulary": [model.tokenizer.sha256, *model.tokenizer.labels],
+        "inputs": model.feature_lengths["inputs"],
+        "label_prompt": model.label_prompt,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from medmt5.annotation.example import LabelledExample
 from medmt5.annotation.tagged_text import encode_input, encode_target
 from medmt5.errors import InputError
 from medmt5.evaluation.results import read_predictions
-from medmt5.labelling import Labelled
+from medmt5.labelling import Labelled, ScoredSpan
 from medmt5.tokens.mixture import Mixture
 from medmt5.tokens.store import StoreWriter
 
@@ -47,7 +47,10 @@ def labeller(monkeypatch, tokenizer):
         def label(self, sentences, labels):
             assert labels == ("Disease",)
             known = {example.words: tuple(example.word_spans) for example in EXAMPLES}
-            return [Labelled(known[tuple(words)], -0.5) for words in sentences]
+            return [
+                Labelled(tuple(ScoredSpan(span, 1.0, 1.0) for span in known[tuple(words)]), -0.5, ())
+                for words in sentences
+            ]
 
     monkeypatch.setattr(evaluate, "Labeller", KnowsGold)
     monkeypatch.setattr(

@@ -33,6 +33,8 @@ FORBIDDEN = {
         unit: (DATA_STACK | {"gin"}, SEQIO)
         for unit in (
             "document_labelling",
+            "file_labelling",
+            "resumable_output",
             "labelling",
             "serve",
             "trained_model",
@@ -97,7 +99,7 @@ def test_the_rules_would_notice(tmp_path):
         "decoding.constrained",
         "checkpoints.manager",
         "train",
-        "document_labelling",
+        "file_labelling",
         "evaluate",
         "datasets.check",
         "datasets.download",
