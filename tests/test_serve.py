@@ -61,25 +61,24 @@ def labeller(tiny_model):
 
 def test_a_model_answers_over_http_as_the_command_does(labeller, caplog):
     caplog.set_level(logging.INFO)
-    texts = ["carditis, nephritis.\nNo hepatitis 😀", "", "El Dr. Mateo. Sufficientia cardio <b>"]
+    texts = ["carditis, nephritis.\nNo hepatitis 😀", "", "Dra. Mateo <b>"]
     port = free_port()
-    client = Client(port, {"texts": texts, "lang": "es"}, {"text": texts[0], "labels": ["Drug"]})
+    client = Client(port, {"texts": texts, "lang": "es"})
     listen(lambda: serve.prepare(labeller, LABELS), port)
     client.join()
-    every, drugs = client.answers
+    [answer] = client.answers
     expected = label_documents(labeller, texts, LABELS, "es")
-    assert every["documents"] == expected
+    assert answer["documents"] == expected
     assert any(document["spans"] for document in expected)
-    assert drugs["documents"] == label_documents(labeller, texts[:1], ["Drug"])
     assert f"labelling at http://127.0.0.1:{port}" in caplog.text
     assert not any(word in caplog.text for text in texts for word in text.split())
     schema = {"$ref": "#/components/schemas/Labelled", "components": client.description["components"]}
-    jsonschema.Draft202012Validator(schema).validate(every)
+    jsonschema.Draft202012Validator(schema).validate(answer)
 
 
 def test_documents_of_any_labels_and_language_are_labelled_together(labeller):
-    kinds = [(("Disease",), "en"), (("Drug",), "es"), (LABELS, "en"), (("Drug",), "en")]
-    text = "nephritis carditis. Dra. Mateo."
+    kinds = [(LABELS, "en"), (("Drug",), "es"), (("Drug",), "en")]
+    text = "carditis, nephritis. Dra. Mateo"
     documents = [Document(text, *kind) for kind in kinds]
     results = serve.prepare(labeller, LABELS).label(documents)
     for kind, result in zip(kinds, results, strict=True):
@@ -125,7 +124,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_service(tmp_path, capsys):
 
 def test_a_label_the_model_does_not_know_ends_the_service(labeller, monkeypatch):
     monkeypatch.setattr(labeller.model.tokenizer, "labels", ("Disease",))
-    with pytest.raises(InputError, match="no label Drug"):
+    with pytest.raises(InputError, match="label 'Drug'"):
         listen(lambda: serve.prepare(labeller, LABELS), 0)
 
 
