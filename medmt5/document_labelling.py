@@ -47,7 +47,7 @@ def label_documents(
         raise InputError(f"--threshold is a probability, 0 to 1, not {threshold}")
     if not 1 <= n_best <= labeller.beam_size:
         raise InputError(f"--n_best must be 1 to --beam = {labeller.beam_size}, not {n_best}; raise --beam for more")
-    labels = labels_of_each(labels, len(documents))
+    labels = labels_of_each(labels, len(documents), labeller.model.tokenizer.labels)
     places: list[tuple[int, list[tuple[int, int]]]] = []  # of each sentence: its document, and where its words are
     for number, text in enumerate(documents):
         for start, end in split_sentences(text, lang):

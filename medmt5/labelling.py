@@ -126,9 +126,8 @@ class Labeller:
         Raises:
           InputError: a label that the model does not know; lists of labels that are not one a sentence.
         """
-        of_sentence = labels_of_each(labels, len(sentences))
         known = self.model.tokenizer.labels
-        check_labels(sorted(set().union(*of_sentence)), known)
+        of_sentence = labels_of_each(labels, len(sentences), known)
         # In the order of the prompt in training.
         permitted = [tuple(i for i, name in enumerate(known) if name in wanted) for wanted in of_sentence]
         decoded: dict[int, list[tuple[_Window, _Decoded]]] = {}
@@ -207,26 +206,29 @@ class Labeller:
             yield window, _Decoded(hypotheses, scores[row, :count].tolist(), lengths[row, :count].tolist())
 
 
-def labels_of_each(labels: Labels, count: int) -> list[Sequence[str]]:
-    """Returns a list of labels for each of `count` texts.
+def labels_of_each(labels: Labels, count: int, known: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns the labels of each of `count` texts.
 
-    >>> labels_of_each(["Disease"], 2), labels_of_each([["Drug"], []], 2)
-    ([['Disease'], ['Disease']], [['Drug'], []])
+    >>> labels_of_each(["Drug"], 2, known=["Disease", "Drug"])
+    [('Drug',), ('Drug',)]
+    >>> labels_of_each([["Drug"], []], 2, known=["Disease", "Drug"])
+    [('Drug',), ()]
 
     Raises:
-      InputError: one string, or another number of lists than of texts.
+      InputError: a label that is not `known`, if there are no texts too; one string; another number of lists than of
+        texts.
     """
     if isinstance(labels, str):
         raise InputError(f"labels must be a list of names, or a list for each text, not the string {labels!r}")
     lists = [one for one in labels if not isinstance(one, str)]
     if not lists:
-        return [list(labels)] * count  # type: ignore[arg-type]
+        return [check_labels(labels, known)] * count  # type: ignore[arg-type]
     if len(lists) != len(labels) or len(lists) != count:
         raise InputError(
             f"labels must be names, or a list of names for each of the {count} texts; got {len(lists)} lists and "
             f"{len(labels) - len(lists)} names"
         )
-    return lists
+    return [check_labels(one, known) for one in lists]
 
 
 def _merge(decoded: Iterable[tuple[_Window, _Decoded]], names: Sequence[str]) -> Labelled:
