@@ -41,7 +41,7 @@ TRAIN = [
 ]
 # What `medmt5 serve` needs.
 SERVE = [
-    "starlette>=1.0,<2",
+    "starlette>=1.10,<2",
     "uvicorn>=0.40",
 ]
 TEST = [
