@@ -12,7 +12,7 @@ import httpx2
 import jsonschema
 import pytest
 
-from medmt5 import serve
+from medmt5 import serve, trained_model
 from medmt5.cli import main
 from medmt5.document_labelling import label_documents
 from medmt5.errors import InputError
@@ -56,15 +56,17 @@ def listen(load, port, host="127.0.0.1"):
 
 @pytest.fixture(scope="module")
 def labeller(tiny_model):
-    return Labeller(tiny_model, beam_size=2, batch_size=2)
+    return Labeller(tiny_model, beam_size=3, scoring="local", batch_size=4)  # as other tests: programs are shared
 
 
-def test_a_model_answers_over_http_as_the_command_does(labeller, caplog):
+def test_a_model_answers_over_http_as_the_command_does(labeller, caplog, monkeypatch):
+    monkeypatch.setattr(trained_model, "load_trained_model", lambda checkpoint: labeller.model)
     caplog.set_level(logging.INFO)
     texts = ["carditis, nephritis.\nNo hepatitis 😀", "", "Dra. Mateo <b>"]
     port = free_port()
     client = Client(port, {"texts": texts, "lang": "es"})
-    listen(lambda: serve.prepare(labeller, LABELS), port)
+    arguments = ["--checkpoint", "runs/a", "--labels", ",".join(LABELS), "--port", str(port)]
+    assert main(["serve", *arguments, "--beam", "3", "--scoring", "local", "--batch_size", "4"]) == 0
     client.join()
     [answer] = client.answers
     expected = label_documents(labeller, texts, LABELS, "es")
