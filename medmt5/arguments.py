@@ -152,7 +152,9 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     label = add(
         "label",
         "Label text: from the command line, a file or standard input, a document a line.",
-        'medmt5 label --checkpoint demo/finetune --labels Disease,Drug "The patient has nephritis."',
+        'medmt5 label --checkpoint demo/finetune --labels Disease,Drug "The patient has nephritis."\n'
+        "  medmt5 label --checkpoint demo/finetune --labels Disease --input notes.txt --output notes.jsonl\n"
+        "  (of any size; started again after a kill, it goes on where it stood)",
     )
     label.add_argument(
         "--checkpoint", type=Path, required=True, metavar="DIR", help="MODEL_DIR (newest) or checkpoint_<step>"

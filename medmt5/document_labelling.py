@@ -6,6 +6,7 @@ empty document, or one of blanks and control characters, is a document without s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,13 +42,19 @@ def label_documents(
       n_best: how many outputs of each window to tell, at most the labeller's `beam_size`.
 
     Raises:
-      InputError: see `Labeller.label`; a threshold or n_best out of range.
+      InputError: see `Labeller.label`; a threshold or n_best out of range; a text with a lone surrogate.
     """
     if not 0 <= threshold <= 1:
         raise InputError(f"--threshold is a probability, 0 to 1, not {threshold}")
     if not 1 <= n_best <= labeller.beam_size:
         raise InputError(f"--n_best must be 1 to --beam = {labeller.beam_size}, not {n_best}; raise --beam for more")
     labels = labels_of_each(labels, len(documents), labeller.model.tokenizer.labels)
+    for number, text in enumerate(documents):
+        if surrogate := re.search(r"[\ud800-\udfff]", text):
+            raise InputError(
+                f"text {number} holds a lone surrogate at character {surrogate.start()}: bytes that were not UTF-8, or "
+                "half of a UTF-16 pair; decode it rightly first"
+            )
     places: list[tuple[int, list[tuple[int, int]]]] = []  # of each sentence: its document, and where its words are
     for number, text in enumerate(documents):
         for start, end in split_sentences(text, lang):

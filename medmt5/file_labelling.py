@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import medmt5
 from medmt5.annotation.formats.brat import write_brat
@@ -65,12 +65,13 @@ def label_files(
     # brat counts a carriage return as a character of the file, so it stays there.
     line_end = "\n" if output_format == "brat" else "\r\n"
     documents = iter(texts) if texts else _lines(input_file, line_end)
+    labelling = FileLabelling(label, documents, output_format, labels)
     if output_file is None:
-        labelling = FileLabelling(label, documents, output_format, labels)
-        for chunk in labelling.chunks():
-            sys.stdout.write(chunk)
-            sys.stdout.flush()
-        sys.stdout.write(labelling.end())
+        labelling.write_stream(sys.stdout)
+        return
+    if output_file.exists() and not output_file.is_file():  # a pipe, a device: nothing to go on with, or to replace
+        with output_file.open("w", encoding="utf-8") as stream:
+            labelling.write_stream(stream)
         return
     facts = {
         "medmt5": medmt5.__version__,
@@ -84,8 +85,7 @@ def label_files(
         "threshold": threshold,
         "n_best": n_best,
     }
-    with ResumableOutput(output_file, facts) as output:
-        labelling = FileLabelling(label, documents, output_format, labels)
+    with ResumableOutput(output_file.resolve(), facts) as output:
         labelling.write(output, len(texts) if texts else _count_lines(input_file))
 
 
@@ -133,6 +133,13 @@ class FileLabelling:
                 "%(sentences)d sentences in %(windows)d windows: some are longer than the model reads", self.counts
             )
 
+    def write_stream(self, stream: IO[str]) -> None:
+        """Labels everything; each chunk can be read as soon as it is there."""
+        for chunk in self.chunks():
+            stream.write(chunk)
+            stream.flush()
+        stream.write(self.end())
+
     def chunks(self) -> Iterator[str]:
         """Yields the text of `DOCUMENTS_AT_ONCE` documents after the other."""
         while (chunk := self._next_chunk()) is not None:
@@ -155,7 +162,7 @@ class FileLabelling:
     def _read(self, count: int) -> list[str]:
         documents = list(islice(self._documents, count))
         for text in documents:
-            self._digest.update(text.encode("utf-8") + b"\n")
+            self._digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
         return documents
 
     def _skip(self, position: dict[str, Any]) -> None:

@@ -8,12 +8,12 @@ from medmt5.errors import InputError
 from medmt5.labelling import Labeller
 
 EMPTY = ["", " \t\u00a0", "\x00\x1b\u200b\ufeff", "\n\n"]
-HOSTILE = ["</s>", "<pad>", "<extra_id_0>", "<Disease>", "</Drug>", "car\u00a0di\u200b", "di\ufb01 ½"]
+HOSTILE = ["</s>", "<pad>", "<extra_id_0>", "<Disease>", "</Drug>", "car\u00a0di\u200b", "di\ufb01 ½", "Car di. Ne os."]
 
 
 @pytest.fixture(scope="module")
 def labeller(tiny_model):
-    return Labeller(tiny_model, beam_size=3, scoring="local", batch_size=4)
+    return Labeller(tiny_model, beam_size=3, scoring="local", batch_size=32)  # one batch, one program
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,11 @@ def test_a_text_without_words_is_a_document_without_sentences(described, labelle
 
 
 def test_alternatives_hold_the_best_and_add_up_to_its_probabilities(described):
-    for document in described[: len(HOSTILE)]:
+    assert [len(document["alternatives"]) for document in described] == [d["windows"] for d in described]
+    assert described[len(HOSTILE) - 1]["sentences"] == 2
+    uncut = [document for document in described if document["windows"] == 1]
+    assert any(document["spans"] for document in uncut)
+    for document in uncut:
         (passage,) = document["alternatives"]
         assert document["text"][passage["start"] : passage["end"]].strip()
         assert sum(one["probability"] for one in passage["n_best"]) == pytest.approx(1, abs=1e-5)
@@ -63,12 +67,11 @@ def test_the_threshold_drops_spans_below_it_and_nothing_else(described, labeller
 
 
 def test_a_list_of_labels_for_each_document(labeller):
-    documents = ["car di. Ne os.", "car di. Ne os."]
-    found = label_documents(labeller, documents, [["Disease"], ["Drug"]])
-    assert [document["sentences"] for document in found] == [2, 2]
-    for document, label in zip(found, ("Disease", "Drug"), strict=True):
-        assert {span["label"] for span in document["spans"]} <= {label}
-    assert any(document["spans"] for document in found)
+    labels = [["Disease"], ["Drug"]] * 4
+    found = label_documents(labeller, HOSTILE, labels)
+    for document, permitted in zip(found, labels, strict=True):
+        assert {span["label"] for span in document["spans"]} <= set(permitted)
+    assert {span["label"] for document in found for span in document["spans"]} == {"Disease", "Drug"}
 
 
 @pytest.mark.parametrize(
@@ -84,8 +87,12 @@ def test_options_out_of_range_are_refused_without_any_text(labeller, options, me
         label_documents(labeller, [], **({"labels": ["Drug"]} | options))
 
 
+def test_half_a_character_is_refused_with_its_place(labeller):
+    with pytest.raises(InputError, match="text 1 holds a lone surrogate at character 2") as error:
+        label_documents(labeller, ["car", "di\udcff"], ["Disease"])
+    assert "di" not in str(error.value).split()
+
+
 def test_the_function_of_the_package_takes_a_loaded_model(tiny_model, described):
-    options = {"beam_size": 3, "scoring": "local", "batch_size": 4, "n_best": 3}
-    found = medmt5.label(HOSTILE[:4], ["Disease", "Drug"], tiny_model, **options)
-    assert [document["text"] for document in found] == HOSTILE[:4]
-    assert found[3]["spans"] == described[3]["spans"]
+    options = {"beam_size": 3, "scoring": "local", "n_best": 3}
+    assert medmt5.label([*HOSTILE, *EMPTY], ["Disease", "Drug"], tiny_model, **options) == described

@@ -9,8 +9,10 @@ import pytest
 from medmt5 import file_labelling, resumable_output
 from medmt5.annotation.formats.brat import read_brat
 from medmt5.annotation.repairs import Repairs
+from medmt5.cli import main
 from medmt5.errors import InputError
 from medmt5.file_labelling import FileLabelling
+from medmt5.labelling import Labeller
 from medmt5.resumable_output import ResumableOutput
 
 LABELS = ["Disease"]
@@ -180,3 +182,45 @@ def test_lines_keep_what_is_in_them_and_tell_where_they_are_not_text(tmp_path):
     file.write_bytes(b"a\nb\xff\n")
     with pytest.raises(InputError, match=r"in\.txt:2: not UTF-8 \(invalid start byte at byte 1 of the line\)"):
         list(file_labelling._lines(file, "\n"))
+
+
+SHORT = ["car di", "", "os", "di", "ne os", "di car", "os"]  # alike in padded lengths: one program
+
+
+@pytest.fixture
+def command(tmp_path, tiny_model, monkeypatch):
+    """Runs `medmt5 label` with the tiny model; returns its exit code."""
+    monkeypatch.setattr(file_labelling, "load_trained_model", lambda path: tiny_model)
+    (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in SHORT), encoding="utf-8")
+    options = ["--checkpoint", "tiny", "--labels", "Disease,Drug", "--beam", "3", "--scoring", "local"]
+    return lambda *more: main(["label", *options, "--batch_size", "4", *map(str, more)])
+
+
+def test_the_command_goes_on_after_an_interrupt_and_refuses_other_options(command, tmp_path, monkeypatch, capsys):
+    files = ("--input", tmp_path / "in.txt")
+    assert command(*files) == 0
+    whole = capsys.readouterr().out
+    assert [json.loads(line)["text"] for line in whole.splitlines()] == SHORT
+    calls, label = [], Labeller.label
+
+    def interrupted(self, sentences, labels):
+        calls.append(sentences)
+        if len(calls) == 3:  # the first call has no documents
+            raise KeyboardInterrupt
+        return label(self, sentences, labels)
+
+    monkeypatch.setattr(Labeller, "label", interrupted)
+    out = tmp_path / "out.jsonl"
+    assert command(*files, "--output", out) == 130
+    monkeypatch.setattr(Labeller, "label", label)
+    assert not out.exists()
+    assert command(*files, "--output", out, "--threshold", 0.5) == 2
+    assert "threshold: 0.0 then, 0.5 now" in capsys.readouterr().err
+    assert command(*files, "--output", out) == 0
+    assert "goes on after 3 documents" in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8") == whole
+
+
+def test_a_device_is_written_to_and_not_replaced(command, capfd):
+    assert command("car di", "--output", "/dev/stdout") == 0
+    assert json.loads(capfd.readouterr().out)["text"] == "car di"
