@@ -1,4 +1,4 @@
-"""Packaging of medmt5: `pip install medmt5` labels text, `medmt5[train]` also builds corpora and trains."""
+"""Packaging of medmt5: `pip install medmt5` labels text, `medmt5[serve]` also over HTTP, `medmt5[train]` trains."""
 
 import re
 from pathlib import Path
@@ -39,13 +39,22 @@ TRAIN = [
     "tensorflow-datasets>=4.9.9,<4.10",
     "zstandard>=0.23",
 ]
+# What `medmt5 serve` needs.
+SERVE = [
+    "starlette>=1.10,<2",
+    "uvicorn>=0.40",
+]
 TEST = [
+    "httpx2>=2.0",
     "hypothesis>=6.100",
     "mypy>=1.15",
+    "openapi-spec-validator>=0.7.2",
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     "ruff>=0.12",
     "seqeval==1.2.2",
+    # Speaks to headless Chromium.
+    "websockets>=15",
 ]
 
 setup(
@@ -64,10 +73,14 @@ setup(
             "evaluation/*.html.j2",
             "languages/*.toml",
             "sample/*.toml",
+            "serving/*.css",
+            "serving/*.html.j2",
+            "serving/*.js",
+            "serving/*.svg",
             "py.typed",
         ]
     },
     install_requires=CORE,
-    extras_require={"train": TRAIN, "test": TRAIN + TEST},
+    extras_require={"train": TRAIN, "serve": SERVE, "test": TRAIN + SERVE + TEST},
     entry_points={"console_scripts": ["medmt5 = medmt5.cli:run"]},
 )

@@ -152,7 +152,9 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     label = add(
         "label",
         "Label text: from the command line, a file or standard input, a document a line.",
-        'medmt5 label --checkpoint demo/finetune --labels Disease,Drug "The patient has nephritis."',
+        'medmt5 label --checkpoint demo/finetune --labels Disease,Drug "The patient has nephritis."\n'
+        "  medmt5 label --checkpoint demo/finetune --labels Disease --input notes.txt --output notes.jsonl\n"
+        "  (of any size; started again after a kill, it goes on where it stood)",
     )
     label.add_argument(
         "--checkpoint", type=Path, required=True, metavar="DIR", help="MODEL_DIR (newest) or checkpoint_<step>"
@@ -161,13 +163,58 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "--labels", type=_names, required=True, metavar="A,B", help="labels to look for; the model must know them"
     )
     label.add_argument("--input", type=Path, metavar="FILE", help="a document a line; - for standard input")
-    label.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    label.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="default: standard output; a file that was begun (FILE.part, FILE.journal) is gone on with",
+    )
     label.add_argument(
         "--format", choices=("jsonl", "brat", "html", "text"), default="jsonl", help="default: %(default)s"
     )
     label.add_argument("--lang", default="en", help="whose abbreviations end no sentence (default: %(default)s)")
     label.add_argument("text", nargs="*", help="documents")
     _add_decoding(label)
+    label.add_argument(
+        "--threshold", type=float, default=0.0, metavar="P", help="leave out spans less probable (default: %(default)s)"
+    )
+    label.add_argument(
+        "--n_best", type=int, default=1, metavar="N", help="jsonl: tell so many outputs of each sentence, up to --beam"
+    )
+
+    serve = add(
+        "serve",
+        "Label text over HTTP, and on a page in the browser.",
+        "medmt5 serve --checkpoint demo/finetune --labels Disease,Drug --port 8080\n"
+        "  curl http://127.0.0.1:8080/label -H 'Content-Type: application/json' -d '{\"text\": \"No asthma.\"}'",
+    )
+    serve.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="DIR", help="MODEL_DIR (newest) or checkpoint_<step>"
+    )
+    serve.add_argument(
+        "--labels", type=_names, required=True, metavar="A,B", help="labels that requests may ask for; default of each"
+    )
+    serve.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: %(default)s, this machine)"
+    )
+    serve.add_argument("--port", type=int, default=8080, help="0 for any that is free (default: %(default)s)")
+    serve.add_argument(
+        "--max_bytes", type=_count, default=1 << 18, metavar="N", help="of a request (default: %(default)s)"
+    )
+    serve.add_argument(
+        "--max_documents", type=_count, default=64, metavar="N", help="of a request (default: %(default)s)"
+    )
+    serve.add_argument(
+        "--max_requests",
+        type=_count,
+        default=256,
+        metavar="N",
+        help="at once; the next gets a 503 (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--timeout", type=_count, default=60, metavar="SECONDS", help="to label a request (default: %(default)s)"
+    )
+    _add_decoding(serve)
 
     report = add(
         "report",
@@ -215,6 +262,12 @@ def _names(text: str) -> tuple[str, ...]:
     if not names:
         raise argparse.ArgumentTypeError("give at least one name")
     return names
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def _run(text: str) -> tuple[str, Path]:

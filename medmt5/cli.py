@@ -12,7 +12,7 @@ from medmt5.datasets import command as data_command
 from medmt5.environment import prepare_process
 from medmt5.errors import InputError
 
-ON_DEVICES = {"train", "evaluate", "label"}
+ON_DEVICES = {"train", "evaluate", "label", "serve"}
 
 
 def run() -> int:
@@ -166,7 +166,7 @@ def _evaluate(args, rest) -> None:
 
 
 def _label(args, rest) -> None:
-    from medmt5.label import label_files
+    from medmt5.file_labelling import label_files
 
     label_files(
         args.checkpoint,
@@ -179,6 +179,29 @@ def _label(args, rest) -> None:
         scoring=args.scoring,
         batch_size=args.batch_size,
         lang=args.lang,
+        threshold=args.threshold,
+        n_best=args.n_best,
+    )
+
+
+def _serve(args, rest) -> None:
+    from medmt5.serve import serve
+    from medmt5.serving.requests import Limits
+
+    serve(
+        args.checkpoint,
+        args.labels,
+        host=args.host,
+        port=args.port,
+        limits=Limits(
+            max_bytes=args.max_bytes,
+            max_documents=args.max_documents,
+            max_requests=args.max_requests,
+            timeout_seconds=args.timeout,
+        ),
+        beam_size=args.beam,
+        scoring=args.scoring,
+        batch_size=args.batch_size,
     )
 
 
@@ -224,6 +247,7 @@ COMMANDS = {
     "describe": _describe,
     "evaluate": _evaluate,
     "label": _label,
+    "serve": _serve,
     "report": _report,
     "demo": _demo,
 }

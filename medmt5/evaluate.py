@@ -22,6 +22,7 @@ from medmt5.progress import progress_bar
 from medmt5.tokenizer import Tokenizer
 from medmt5.tokens.mixture import Mixture
 from medmt5.tokens.store import TokenStore, read_gold
+from medmt5.trained_model import load_trained_model
 
 
 def evaluate(
@@ -41,32 +42,33 @@ def evaluate(
     `max_sentences`: of each task, the first so many.
     """
     stores, without = _open_stores(token_store, mixture, split)
-    labeller = Labeller(checkpoint, beam_size=beam_size, scoring=scoring, batch_size=batch_size)
+    model = load_trained_model(checkpoint)
+    labeller = Labeller(model, beam_size=beam_size, scoring=scoring, batch_size=batch_size)
     for store in stores:
         if store.manifest["objective"] != "pairs":
             raise InputError(
                 f"{store.manifest['task']} has no labels to score; evaluate a mixture of sequence labelling"
             )
-        store.check_vocabulary(labeller.tokenizer)
-    folder = labeller.checkpoint.parent / "evaluation" / labeller.checkpoint.name
+        store.check_vocabulary(model.tokenizer)
+    folder = model.checkpoint.parent / "evaluation" / model.checkpoint.name
     tasks: dict[str, tuple[list[Prediction], tuple[str, ...]]] = {}
     with progress_bar("label", sum(min(len(s), max_sentences or len(s)) for s in stores)) as advance:
         for store in stores:
             task = store.manifest["task"]
             examples = read_gold(store.directory)[:max_sentences]
-            labels = _prompt(store, labeller.tokenizer)
+            labels = _prompt(store, model.tokenizer)
             predictions = _predict(labeller, examples, labels, batch_size, advance)
             write_predictions(folder / f"{task}.{split}.jsonl", predictions)
             tasks[task] = predictions, labels
     results: dict[str, Any] = {
-        "checkpoint": str(labeller.checkpoint),
-        "step": labeller.step,
+        "checkpoint": str(model.checkpoint),
+        "step": model.step,
         "split": split,
         "decoding": {"beam": beam_size, "scoring": scoring},
     } | summarize(tasks)
     write_scores(folder / "scores.json", results)
     console = Console(soft_wrap=True)
-    name = labeller.checkpoint.parent.name
+    name = model.checkpoint.parent.name
     console.print(f1_table({name: results}), ways_table(results), sep="\n")
     if alone := results["bootstrap"]["sentences_as_documents"]:
         console.print(f"files without documents, so intervals are of sentences, and too narrow: {', '.join(alone)}")

@@ -1,138 +1,261 @@
-"""A trained model as a function: words in, spans out. What `medmt5 label` and `medmt5 evaluate` share. No TensorFlow.
+"""A trained model as a function: words in, spans out. What `medmt5 label`, `evaluate` and `serve` share. No TensorFlow.
 
 Every output parses and is its input, whatever the weights: the search only walks tagged copies of the sentence. A
-sentence longer than the length the model was trained with is labelled in several windows, cut between words, never
-truncated.
+sentence longer than the length the model was trained with is labelled in windows that overlap, never truncated.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medmt5 import partitioning
-from medmt5.annotation.labels import LABELS, check_labels
+from medmt5.annotation.labels import check_labels
 from medmt5.annotation.spans import Span
-from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint, restore_params
 from medmt5.decoding.buckets import bucket_length
 from medmt5.decoding.constrained import make_label_decoder
 from medmt5.decoding.label_automaton import build_tables
-from medmt5.decoding.label_scores import Scoring
-from medmt5.decoding.label_spans import choices_to_spans
+from medmt5.decoding.label_beams import LabelHypotheses, Scoring
+from medmt5.decoding.span_probabilities import Hypothesis, score_hypotheses
+from medmt5.decoding.windows import cut_windows, merge_spans
 from medmt5.errors import InputError
-from medmt5.model.mt5 import init_params
-from medmt5.model_files import read_model_files
-from medmt5.partitioning import Partitioning
+from medmt5.trained_model import TrainedModel
+
+logger = logging.getLogger(__name__)
+
+Labels = Sequence[str] | Sequence[Sequence[str]]
+"""Those permitted: of all texts, or a list for each."""
+
+
+class ScoredSpan(NamedTuple):
+    """A span in words of its sentence, and how sure the model is of it; see `decoding.span_probabilities`."""
+
+    span: Span
+    probability: float
+    local_probability: float
+
+
+class Alternative(NamedTuple):
+    """One of the N best: its spans in words, mean log-probability a token, and share of the N best's probability."""
+
+    spans: tuple[Span, ...]
+    score: float
+    probability: float
+
+
+class Passage(NamedTuple):
+    """What was decoded at once, a sentence or a window of one: words [start, end), and its N best, best first."""
+
+    start: int
+    end: int
+    alternatives: tuple[Alternative, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """Spans in word offsets, in order, and the best hypothesis's mean log-probability a token."""
+    """A labelled sentence.
 
-    spans: tuple[Span, ...]
+    Attributes:
+      scored_spans: in order, apart from each other.
+      score: the mean log-probability a token of the best hypothesis, over all windows.
+      passages: one, or several if the sentence is longer than the model reads; none without words.
+    """
+
+    scored_spans: tuple[ScoredSpan, ...]
     score: float
+    passages: tuple[Passage, ...]
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        return tuple(scored.span for scored in self.scored_spans)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Window:
-    """Words [first, first + len(pieces)) of a sentence, as ids."""
+    """Words [first, first + len(pieces)) of a sentence, as ids; the indices of its permitted labels."""
 
     sentence: int
     first: int
     pieces: list[list[int]]
-    labels: tuple[str, ...]
+    permitted: tuple[int, ...]
 
     @property
     def num_pieces(self) -> int:
         return sum(map(len, self.pieces))
 
 
+class _Decoded(NamedTuple):
+    """The hypotheses of a window, best first, with their scores and lengths in tokens."""
+
+    hypotheses: list[Hypothesis]
+    scores: list[float]
+    lengths: list[int]
+
+
 class Labeller:
-    """Labels sentences with one checkpoint.
+    """Labels sentences with one model.
 
     Args:
-      checkpoint: a MODEL_DIR (its newest checkpoint) or one `checkpoint_<step>` folder.
-      beam_size: 1 is greedy.
+      beam_size: hypotheses kept, and so the N of the N best; 1 is greedy.
       scoring: see `decoding.search`.
       batch_size: sentences decoded at once.
     """
 
-    def __init__(self, checkpoint: Path, *, beam_size: int = 4, scoring: Scoring = "full", batch_size: int = 32):
+    def __init__(
+        self, model: TrainedModel, *, beam_size: int = 4, scoring: Scoring = "full", batch_size: int = 32
+    ) -> None:
         if beam_size < 1 or batch_size < 1:
             raise InputError(f"--beam and --batch_size must be at least 1, not {beam_size} and {batch_size}")
-        self.checkpoint = find_checkpoint(Path(checkpoint))
-        self.step = checkpoint_step(self.checkpoint)
-        files = read_model_files(self.checkpoint)
-        self.tokenizer = files.tokenizer
-        self._max_inputs = files.feature_lengths["inputs"]
+        self.model = model
+        self.beam_size = beam_size
         self._batch_size = batch_size
-        rules = Partitioning(num_devices=1)
-        mesh = rules.make_mesh()
-        boxed = jax.eval_shape(lambda: init_params(files.config, jax.random.key(0)))
-        shardings = partitioning.parameter_shardings(boxed, mesh, rules)
-        shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda x: hasattr(x, "names"))
-        self._params = restore_params(self.checkpoint, shapes, shardings)
-        self._decode = make_label_decoder(files.config, mesh, beam_size=beam_size, scoring=scoring)
+        self._decode = make_label_decoder(model.config, model.mesh, beam_size=beam_size, scoring=scoring)
 
-    def label(self, sentences: Sequence[Sequence[str]], labels: Sequence[str]) -> list[Labelled]:
-        """Returns the spans of each sentence, given as its words. `labels` are those permitted, and the model's prompt.
+    def label(self, sentences: Sequence[Sequence[str]], labels: Labels) -> list[Labelled]:
+        """Returns the spans of each sentence, given as its words.
 
-        Raises InputError for a label that the model does not know.
+        Args:
+          labels: those permitted, and named in the prompt of a model that has one: one list for all sentences, or a
+            list for each.
+
+        Raises:
+          InputError: a label that the model does not know; lists of labels that are not one a sentence.
         """
-        check_labels(labels)
-        labels = tuple(label for label in LABELS if label in labels)  # the order of the prompt in training
-        unknown = [label for label in labels if label not in self.tokenizer.labels]
-        if unknown:
-            raise InputError(f"this model has no label {', '.join(unknown)}; it has {', '.join(self.tokenizer.labels)}")
-        windows = [window for i, words in enumerate(sentences) for window in self._windows(i, words, labels)]
-        spans: list[list[Span]] = [[] for _ in sentences]
-        scores: list[list[tuple[float, int]]] = [[] for _ in sentences]
-        for window, (found, score, length) in self._decode_windows(windows, labels):
-            spans[window.sentence] += [Span(s + window.first, e + window.first, labels[label]) for s, e, label in found]
-            scores[window.sentence].append((score, length))
-        return [Labelled(tuple(sorted(s)), _mean(p)) for s, p in zip(spans, scores, strict=True)]
+        known = self.model.tokenizer.labels
+        of_sentence = labels_of_each(labels, len(sentences), known)
+        # In the order of the prompt in training.
+        permitted = [tuple(i for i, name in enumerate(known) if name in wanted) for wanted in of_sentence]
+        decoded: dict[int, list[tuple[_Window, _Decoded]]] = {}
+        for window, found in self._decode_windows(self._cut(sentences, permitted)):
+            decoded.setdefault(window.sentence, []).append((window, found))
+        return [_merge(decoded.get(i, []), known) for i in range(len(sentences))]
 
-    def _windows(self, sentence: int, words: Sequence[str], labels: tuple[str, ...]) -> Iterator[_Window]:
-        """Cuts a sentence where its pieces, the prompt and EOS would exceed the trained length."""
-        room = max(1, self._max_inputs - len(labels) - 1)
-        taken: list[list[int]] = []
-        first, size = 0, 0
-        for index, pieces in enumerate(self.tokenizer.encode_words(words)):
-            if taken and size + len(pieces) > room:
-                yield _Window(sentence, first, taken, labels)
-                first, size, taken = index, 0, []
-            taken.append(pieces)
-            size += len(pieces)
-        if taken:
-            yield _Window(sentence, first, taken, labels)
+    def _cut(self, sentences: Sequence[Sequence[str]], permitted: Sequence[tuple[int, ...]]) -> list[_Window]:
+        """Cuts sentences where their pieces, the prompt and EOS would exceed the trained length."""
+        tokenizer, max_inputs = self.model.tokenizer, self.model.feature_lengths["inputs"]
+        windows, cut_words = [], 0
+        for number, words in enumerate(sentences):
+            room = max(1, max_inputs - (len(permitted[number]) if self.model.label_prompt else 0) - 1)
+            pieces = tokenizer.encode_words(words)
+            cut_words += sum(len(ids) > room for ids in pieces)
+            pieces = [ids[:room] for ids in pieces]
+            windows += [
+                _Window(number, first, pieces[first:end], permitted[number])
+                for first, end in cut_windows([len(ids) for ids in pieces], room)
+            ]
+        if cut_words:
+            logger.warning(
+                "%d words have more pieces than the model's %d input tokens hold; it sees only the first ones of each",
+                cut_words,
+                max_inputs,
+            )
+        return windows
 
-    def _decode_windows(self, windows: list[_Window], labels: tuple[str, ...]):
-        """Yields (window, (spans as (start, end, label index), score, tokens)), windows of like length together."""
-        prompt = [self.tokenizer.open_id(label) for label in labels]
-        closing = [self.tokenizer.close_id(label) for label in labels]
+    def _decode_windows(self, windows: list[_Window]) -> Iterator[tuple[_Window, _Decoded]]:
+        """Yields them in any order, windows of like length together; the next batch is made while the device works."""
         by_length = sorted(windows, key=lambda w: w.num_pieces)
+        pending: tuple[list[_Window], LabelHypotheses] | None = None
         for at in range(0, len(by_length), self._batch_size):
             batch = by_length[at : at + self._batch_size]
-            # Always a full batch: one program a length, whatever is left at the end.
-            pieces = [w.pieces for w in batch] + [[]] * (self._batch_size - len(batch))
-            longest = max(w.num_pieces for w in batch)
-            tables = build_tables(pieces, prompt, closing, [True] * len(labels), bucket_length(longest))
-            num_steps = bucket_length(max(w.num_pieces + 2 * len(w.pieces) for w in batch) + 1)
-            inputs = np.zeros((self._batch_size, bucket_length(longest + len(prompt) + 1)), np.int32)
-            for row, words in enumerate(pieces):
-                ids = [*prompt, *(i for word in words for i in word), self.tokenizer.eos_id]
-                inputs[row, : len(ids)] = ids
-            best = jax.device_get(self._decode(self._params, jnp.asarray(inputs), tables, num_steps))
-            for row, window in enumerate(batch):
-                spans = choices_to_spans(best.choices[row, 0], [len(p) for p in window.pieces], len(labels))
-                yield window, (spans, float(best.scores[row, 0]), int(best.lengths[row, 0]))
+            dispatched = self._dispatch(batch)
+            if pending:
+                yield from self._fetch(*pending)
+            pending = batch, dispatched
+        if pending:
+            yield from self._fetch(*pending)
+
+    def _dispatch(self, batch: list[_Window]) -> LabelHypotheses:
+        """Starts the search and returns at once: its arrays are not there yet.
+
+        Always a full batch, and a table of all labels the model has, permitted or not: one program a length, whatever
+        is left at the end and whatever is asked for.
+        """
+        tokenizer = self.model.tokenizer
+        opening = [tokenizer.open_id(label) for label in tokenizer.labels]
+        closing = [tokenizer.close_id(label) for label in tokenizer.labels]
+        pieces = [w.pieces for w in batch] + [[]] * (self._batch_size - len(batch))
+        prompts = [[opening[i] for i in w.permitted] if self.model.label_prompt else [] for w in batch]
+        permitted = np.zeros((self._batch_size, len(opening)), bool)
+        for row, window in enumerate(batch):
+            permitted[row, list(window.permitted)] = True
+        longest = max(w.num_pieces for w in batch)
+        tables = build_tables(pieces, opening, closing, permitted, bucket_length(longest))
+        num_steps = bucket_length(max(w.num_pieces + 2 * len(w.pieces) for w in batch) + 1)
+        inputs = np.zeros((self._batch_size, bucket_length(longest + max(map(len, prompts)) + 1)), np.int32)
+        inputs[:, 0] = tokenizer.eos_id  # of rows without a sentence
+        for row, (prompt, words) in enumerate(zip(prompts, pieces, strict=False)):
+            ids = [*prompt, *(i for word in words for i in word), tokenizer.eos_id]
+            inputs[row, : len(ids)] = ids
+        return self._decode(self.model.params, jnp.asarray(inputs), tables, num_steps)
+
+    def _fetch(self, batch: list[_Window], best: LabelHypotheses) -> Iterator[tuple[_Window, _Decoded]]:
+        """Waits for the search to end."""
+        num_labels = len(self.model.tokenizer.labels)
+        choices, local_log_probs, scores, sums, lengths = jax.device_get(
+            (best.choices, best.local_log_probs, best.scores, best.sums, best.lengths)
+        )
+        for row, window in enumerate(batch):
+            word_lengths = [len(ids) for ids in window.pieces]
+            hypotheses = score_hypotheses(choices[row], local_log_probs[row], sums[row], word_lengths, num_labels)
+            count = len(hypotheses)  # those that exist come first
+            yield window, _Decoded(hypotheses, scores[row, :count].tolist(), lengths[row, :count].tolist())
 
 
-def _mean(scores: list[tuple[float, int]]) -> float:
-    tokens = sum(length for _, length in scores)
-    return sum(score * length for score, length in scores) / tokens if tokens else 0.0
+def labels_of_each(labels: Labels, count: int, known: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns the labels of each of `count` texts.
+
+    >>> labels_of_each(["Drug"], 2, known=["Disease", "Drug"])
+    [('Drug',), ('Drug',)]
+    >>> labels_of_each([["Drug"], []], 2, known=["Disease", "Drug"])
+    [('Drug',), ()]
+
+    Raises:
+      InputError: a label that is not `known`, if there are no texts too; one string; another number of lists than of
+        texts.
+    """
+    if isinstance(labels, str):
+        raise InputError(f"labels must be a list of names, or a list for each text, not the string {labels!r}")
+    lists = [one for one in labels if not isinstance(one, str)]
+    if not lists:
+        return [check_labels(labels, known)] * count  # type: ignore[arg-type]
+    if len(lists) != len(labels) or len(lists) != count:
+        raise InputError(
+            f"labels must be names, or a list of names for each of the {count} texts; got {len(lists)} lists and "
+            f"{len(labels) - len(lists)} names"
+        )
+    return [check_labels(one, known) for one in lists]
+
+
+def _merge(decoded: Iterable[tuple[_Window, _Decoded]], names: Sequence[str]) -> Labelled:
+    """Makes the windows of one sentence a labelled sentence."""
+    decoded = sorted(decoded, key=lambda pair: pair[0].first)
+    passages = tuple(
+        Passage(
+            window.first,
+            window.first + len(window.pieces),
+            tuple(
+                Alternative(
+                    tuple(Span(s.start + window.first, s.end + window.first, names[s.label]) for s in hypothesis.spans),
+                    score,
+                    hypothesis.probability,
+                )
+                for hypothesis, score in zip(found.hypotheses, found.scores, strict=True)
+            ),
+        )
+        for window, found in decoded
+    )
+    best = [[(s.start, s.end) for s in passage.alternatives[0].spans] for passage in passages]
+    scored = []
+    for number, index in merge_spans([(p.start, p.end) for p in passages], best):
+        span = decoded[number][1].hypotheses[0].spans[index]
+        scored.append(
+            ScoredSpan(passages[number].alternatives[0].spans[index], span.probability, span.local_probability)
+        )
+    tokens = sum(found.lengths[0] for _, found in decoded)
+    total = sum(found.scores[0] * found.lengths[0] for _, found in decoded)
+    return Labelled(tuple(scored), total / tokens if tokens else 0.0, passages)

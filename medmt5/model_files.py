@@ -16,11 +16,15 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class ModelFiles:
-    """A model's shape, its tokenizer and the lengths it was trained with ({"inputs": n, "targets": n} tokens)."""
+    """A model's shape, its tokenizer and the lengths it was trained with ({"inputs": n, "targets": n} tokens).
+
+    label_prompt: see `trained_model.TrainedModel`.
+    """
 
     config: MT5Config
     tokenizer: Tokenizer
     feature_lengths: dict[str, int]
+    label_prompt: bool = True
 
 
 def write_model_files(model_dir: Path, files: ModelFiles) -> None:
@@ -36,6 +40,7 @@ def write_model_files(model_dir: Path, files: ModelFiles) -> None:
             "pieces": files.tokenizer.num_pieces,
             "labels": files.tokenizer.labels,
         },
+        "label_prompt": files.label_prompt,
     }
     write_whole(model_dir / "model.json", (json.dumps(facts, indent=1) + "\n").encode())
 
@@ -65,7 +70,9 @@ def read_model_files(path: Path) -> ModelFiles:
             f"{model_dir / 'vocabulary.model'} is not the vocabulary this model was trained with; restore the "
             "original file"
         )
-    return ModelFiles(MT5Config(**facts["model"]), tokenizer, facts["feature_lengths"])
+    # Models from before the key was written have the prompt.
+    prompt = facts.get("label_prompt", True)
+    return ModelFiles(MT5Config(**facts["model"]), tokenizer, facts["feature_lengths"], prompt)
 
 
 def check_vocabulary_fits(config: MT5Config, tokenizer: Tokenizer) -> None:

@@ -97,6 +97,15 @@ class Tokenizer:
     def close_id(self, label: str) -> int:
         return self.num_pieces + 2 * self._index_of(label) + 1
 
+    def tag_pieces(self, label: str, closing: bool) -> list[int]:
+        """Returns the ids that write a tag: its token; in a vocabulary without label tokens, the pieces of its text.
+
+        Models that were fine-tuned elsewhere without added tokens write `<Disease>` as several ordinary pieces.
+        """
+        if self.labels:
+            return [self.close_id(label) if closing else self.open_id(label)]
+        return self.encode(f"</{label}>" if closing else f"<{label}>")
+
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text, without EOS. Never a special id; may be empty (blanks, control characters)."""
         return self._without_specials(self._pieces.encode(text))

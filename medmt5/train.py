@@ -147,7 +147,8 @@ def _train(experiment: Experiment, resolved_config: str) -> steps.TrainState:
     check_stores = verify_stores([store for split in stores.values() for store, _ in split])
     first = processes.is_first()
     if first:
-        write_model_files(model_dir, ModelFiles(e.model, tokenizer, e.feature_lengths))
+        has_prompt = {store.label_prompt for store, _ in stores["train"]} - {None} != {False}
+        write_model_files(model_dir, ModelFiles(e.model, tokenizer, e.feature_lengths, has_prompt))
         if resolved_config:
             write_whole(model_dir / "config.gin", resolved_config.encode())
 

@@ -56,3 +56,22 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("MEDMT5_REAL_DATA is not set: no folder with real data to read")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tokenizer):
+    """A `TrainedModel` of one layer and random weights that reads 16 tokens. Its labels are chance, but valid."""
+    import jax
+
+    from medmt5.model.mt5 import MT5Config, init_params
+    from medmt5.partitioning import Partitioning
+    from medmt5.trained_model import TrainedModel
+
+    config = MT5Config(
+        vocab_size=tokenizer.size, emb_dim=16, num_heads=2, num_encoder_layers=1, num_decoder_layers=1, head_dim=8,
+        mlp_dim=16, attention="plain",
+    )  # fmt: skip
+    boxed = init_params(config, jax.random.key(0))
+    params = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda x: hasattr(x, "names"))
+    mesh = Partitioning(num_devices=1).make_mesh()
+    return TrainedModel(config, params, tokenizer, {"inputs": 16, "targets": 16}, True, mesh, Path("tiny"), 0)

@@ -1,6 +1,7 @@
 """Evaluation over token stores: what is scored, written and printed. A stand-in for the model knows the gold spans."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,7 @@ from medmt5.annotation.example import LabelledExample
 from medmt5.annotation.tagged_text import encode_input, encode_target
 from medmt5.errors import InputError
 from medmt5.evaluation.results import read_predictions
-from medmt5.labelling import Labelled
+from medmt5.labelling import Labelled, ScoredSpan
 from medmt5.tokens.mixture import Mixture
 from medmt5.tokens.store import StoreWriter
 
@@ -40,17 +41,23 @@ def stores(tmp_path, tokenizer):
 @pytest.fixture(autouse=True)
 def labeller(monkeypatch, tokenizer):
     class KnowsGold:
-        step = 7
-
-        def __init__(self, checkpoint, **decoding):
-            self.checkpoint, self.tokenizer = checkpoint / "checkpoint_7", tokenizer
+        def __init__(self, model, **decoding):
+            assert model.step == 7
 
         def label(self, sentences, labels):
             assert labels == ("Disease",)
             known = {example.words: tuple(example.word_spans) for example in EXAMPLES}
-            return [Labelled(known[tuple(words)], -0.5) for words in sentences]
+            return [
+                Labelled(tuple(ScoredSpan(span, 1.0, 1.0) for span in known[tuple(words)]), -0.5, ())
+                for words in sentences
+            ]
 
     monkeypatch.setattr(evaluate, "Labeller", KnowsGold)
+    monkeypatch.setattr(
+        evaluate,
+        "load_trained_model",
+        lambda path: SimpleNamespace(tokenizer=tokenizer, checkpoint=path / "checkpoint_7", step=7),
+    )
 
 
 def test_gold_is_perfect_in_every_score_and_documents_are_kept(stores, tmp_path, capsys):

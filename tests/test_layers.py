@@ -23,6 +23,7 @@ FORBIDDEN = {
     **{unit: (DATA_STACK | {"gin"}, TEXT | SEQIO) for unit in CORE},
     **{unit: (JAX_STACK | {"gin"}, CORE) for unit in SEQIO},
     "tokens": (DATA_STACK | JAX_STACK | {"gin"}, CORE | SEQIO),
+    "serving": (DATA_STACK | JAX_STACK | {"gin"}, CORE | SEQIO),
     "batch": (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"}),
     **{
         unit: (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"})
@@ -31,8 +32,12 @@ FORBIDDEN = {
     **{
         unit: (DATA_STACK | {"gin"}, SEQIO)
         for unit in (
-            "label",
+            "document_labelling",
+            "file_labelling",
+            "resumable_output",
             "labelling",
+            "serve",
+            "trained_model",
             "evaluate",
             "train",
             "plan",
@@ -94,7 +99,7 @@ def test_the_rules_would_notice(tmp_path):
         "decoding.constrained",
         "checkpoints.manager",
         "train",
-        "label",
+        "file_labelling",
         "evaluate",
         "datasets.check",
         "datasets.download",
@@ -107,4 +112,10 @@ def test_importing_loads_no_tensorflow(module):
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
     )
+    assert result.returncode == 0, result.stderr
+
+
+def test_importing_the_package_alone_loads_nothing_heavy():
+    code = f"import sys, medmt5; sys.exit(', '.join({DATA_STACK | JAX_STACK | {'numpy'}!r} & set(sys.modules)) or 0)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr

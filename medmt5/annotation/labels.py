@@ -6,7 +6,7 @@ it: new labels go to the end of `LABELS`, and none is ever removed or moved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 from medmt5.errors import InputError
@@ -31,7 +31,7 @@ LabelMap = Mapping[str, str | None]
 """Label of a source -> our label, or None to leave its spans out."""
 
 
-def check_labels(names: Iterable[str]) -> tuple[str, ...]:
+def check_labels(names: Iterable[str], known: Sequence[str] = LABELS) -> tuple[str, ...]:
     """Returns the labels as a tuple; raises InputError if one is unknown, naming the known ones, nearest first.
 
     >>> check_labels(["Disease", "Drug"])
@@ -39,8 +39,8 @@ def check_labels(names: Iterable[str]) -> tuple[str, ...]:
     """
     names = tuple(names)
     for name in names:
-        if name not in LABELS:
-            raise InputError(f"unknown label {name!r}; use one of {', '.join(_nearest_first(name, LABELS))}")
+        if name not in known:
+            raise InputError(f"unknown label {name!r}; use one of {', '.join(_nearest_first(name, known))}")
     return names
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from jinja2 import Environment
 
@@ -11,7 +10,7 @@ from medmt5.annotation.spans import Span
 
 # Hues apart from each other for colour-blind readers too (Okabe & Ito); each mark also names its label.
 HUES = (210, 25, 150, 50, 330, 190, 270, 100)
-PAGE = """<!doctype html>
+PAGE_START = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -22,10 +21,13 @@ PAGE = """<!doctype html>
   p { overflow-wrap: anywhere; }
   mark { background: hsl(var(--hue) 75% 85%); color: #111; border-radius: .3em; padding: .1em .3em; }
   mark small { font-weight: 600; margin-left: .35em; color: hsl(var(--hue) 80% 22%); }
-</style> {% for document in documents -%} <p lang="">{% for text, label in document %}{% if label %}<mark style="--hue:
-{{ hues[label] }}">{{ text }}<small>{{ label }}</small></mark> {%- else %}{{ text }}{% endif %}{% endfor %}</p> {%
-endfor -%} </html>
+</style>
 """
+PARAGRAPH = Environment(autoescape=True).from_string(
+    '<p lang="">{% for text, label in parts %}{% if label %}<mark style="--hue: {{ hues[label] }}">{{ text }}'
+    "<small>{{ label }}</small></mark>{% else %}{{ text }}{% endif %}{% endfor %}</p>\n"
+)
+PAGE_END = "</html>\n"
 
 
 def render_text(text: str, spans: Iterable[Span]) -> str:
@@ -37,14 +39,17 @@ def render_text(text: str, spans: Iterable[Span]) -> str:
     return "".join(f"<{label}>{part}</{label}>" if label else part for part, label in _parts(text, spans))
 
 
-def render_page(results: Iterable[dict[str, Any]], labels: Sequence[str]) -> str:
-    """Returns an HTML page of documents {"text", "spans"}; everything of theirs is escaped."""
-    documents = (
-        list(_parts(result["text"], [Span(s["start"], s["end"], s["label"]) for s in result["spans"]]))
-        for result in results
-    )
+def render_paragraph(text: str, spans: Iterable[Span], labels: Sequence[str]) -> str:
+    """Returns HTML of one document, to stand between `PAGE_START` and `PAGE_END`; everything of it is escaped.
+
+    >>> render_paragraph("A & B", [], []).strip()
+    '<p lang="">A &amp; B</p>'
+
+    Args:
+      labels: those that may occur; they share out the hues.
+    """
     hues = {label: HUES[i % len(HUES)] for i, label in enumerate(labels)}
-    return Environment(autoescape=True).from_string(PAGE).render(documents=documents, hues=hues)
+    return PARAGRAPH.render(parts=_parts(text, spans), hues=hues)
 
 
 def _parts(text: str, spans: Iterable[Span]) -> Iterator[tuple[str, str | None]]:

@@ -198,6 +198,13 @@ class TokenStore:
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         return self.read(np.array([i]))[0]
 
+    @property
+    def label_prompt(self) -> bool | None:
+        """Whether inputs begin with label tokens, as the first one tells; None for a store that has no labels."""
+        if not self.manifest.get("gold_sha256") or not len(self):
+            return None
+        return bool(np.any(self[0]["inputs"][:1] >= self.manifest["vocabulary"]["pieces"]))
+
     def read(self, records: np.ndarray) -> list[dict[str, np.ndarray]]:
         """Returns {feature: [length] int32} for each of `records` [n], faster than one by one."""
         if self.features == ("targets",):

@@ -44,6 +44,14 @@ def test_reads_what_was_written(store):
     store.verify()
 
 
+def test_whether_inputs_have_the_label_prompt(tmp_path, tokenizer, store):
+    prompted = [{"inputs": [tokenizer.open_id("Disease"), 5, 1], "targets": [5, 1]}]
+    assert store.label_prompt is False
+    assert write(tmp_path / "prompted", tokenizer, prompted).label_prompt is True
+    assert write(tmp_path / "answers", tokenizer, gold=None).label_prompt is None
+    assert write(tmp_path / "empty", tokenizer, [], gold=[]).label_prompt is None
+
+
 def test_shards_keep_the_order_and_no_store_is_too_small_for_one(tmp_path, tokenizer):
     store = write(tmp_path / "a", tokenizer, PAIRS * 20, None, shard_tokens=40)
     assert as_lists(store) == PAIRS * 20

@@ -82,15 +82,18 @@ def _read_ann(data: bytes, path: Path, mentions: Mentions, repairs: Repairs) -> 
         mentions.add(tuple((start, end) for start, end in pieces), match["label"], match["text"], number)
 
 
-def write_brat(text: str, spans: Iterable[Span]) -> str:
-    r"""Returns the content of an .ann file for character spans; as brat wants, no piece of a span crosses a line end.
+def write_brat(text: str, spans: Iterable[Span], first_number: int = 1, offset: int = 0) -> str:
+    r"""Returns the lines of an .ann file for character spans; as brat wants, no piece of a span crosses a line end.
 
     >>> write_brat("No asthma.", [Span(3, 9, "Disease")])
     'T1\tDisease 3 9\tasthma\n'
+
+    Args:
+      first_number, offset: where the text stands in its file: the number of its first span, the characters before it.
     """
     lines = []
-    for number, (start, end, label) in enumerate(spans, start=1):
+    for number, (start, end, label) in enumerate(spans, start=first_number):
         pieces = list(re.finditer(r"[^\r\n]+", text[start:end]))
-        offsets = ";".join(f"{start + piece.start()} {start + piece.end()}" for piece in pieces)
+        offsets = ";".join(f"{offset + start + piece.start()} {offset + start + piece.end()}" for piece in pieces)
         lines.append(f"T{number}\t{label} {offsets}\t{' '.join(piece[0] for piece in pieces)}\n")
     return "".join(lines)
