@@ -1,8 +1,10 @@
 """Files of documents: cut anywhere and gone on with, they are what an uninterrupted run writes; little is held."""
 
 import json
+import os
 import re
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -196,7 +198,7 @@ def command(tmp_path, tiny_model, monkeypatch):
     return lambda *more: main(["label", *options, "--batch_size", "4", *map(str, more)])
 
 
-def test_the_command_goes_on_after_an_interrupt_and_refuses_other_options(command, tmp_path, monkeypatch, capsys):
+def test_the_command_goes_on_when_interrupted_and_refuses_other_options(command, tmp_path, monkeypatch, capsys, caplog):
     files = ("--input", tmp_path / "in.txt")
     assert command(*files) == 0
     whole = capsys.readouterr().out
@@ -217,10 +219,14 @@ def test_the_command_goes_on_after_an_interrupt_and_refuses_other_options(comman
     assert command(*files, "--output", out, "--threshold", 0.5) == 2
     assert "threshold: 0.0 then, 0.5 now" in capsys.readouterr().err
     assert command(*files, "--output", out) == 0
-    assert "goes on after 3 documents" in capsys.readouterr().err
+    assert "goes on after 3 documents" in caplog.text
     assert out.read_text(encoding="utf-8") == whole
 
 
-def test_a_device_is_written_to_and_not_replaced(command, capfd):
-    assert command("car di", "--output", "/dev/stdout") == 0
-    assert json.loads(capfd.readouterr().out)["text"] == "car di"
+def test_what_is_no_file_is_written_to_and_not_replaced(command, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as threads:
+        reading = threads.submit((tmp_path / "pipe").read_text)
+        assert command("car di", "--output", tmp_path / "pipe") == 0
+        assert json.loads(reading.result())["text"] == "car di"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "pipe"]

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from medmt5.progress import LINE_SECONDS, TrainingProgress
+from medmt5.progress import LINE_SECONDS, TrainingProgress, progress_bar
 
 METRICS = {
     "loss": 2.4134, "accuracy": 0.5123, "steps_per_second": 2.0, "tokens_per_second": 12345.0, "mfu": 0.4121,
@@ -98,3 +98,10 @@ def test_a_process_that_does_not_show_is_silent():
         progress.trained(10, METRICS)
         progress.tell("x")
     assert progress._console.quiet
+
+
+def test_work_of_unknown_length_shows_what_is_done(capsys):
+    with progress_bar("label", None, "documents") as advance:
+        advance(3)
+        advance(4)  # within the seconds between lines
+    assert capsys.readouterr().err == "label: 3/?\n"
