@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from scipy.special import logsumexp
 
 from medmt5.decoding.constrained import make_label_decoder
 from medmt5.decoding.label_automaton import build_tables
@@ -35,7 +34,7 @@ CONFIG = mt5.MT5Config(
 EOS, OPEN_IDS, CLOSE_IDS = 1, (20, 22), (21, 23)
 COPY, END, OPEN = 0, 1, 2
 SCORINGS = ("full", "local", "marginal")
-TOLERANCE = 5e-5  # of sums of float32 log-probabilities
+TOLERANCE = 1e-5  # a token: what float32 rounds away
 
 # Word pieces and permitted labels; ids that collide with padding (0), EOS (1) and tags (20 to 23) are meant.
 SENTENCES = [
@@ -54,7 +53,7 @@ LONG_SENTENCES = [
     ([[15], [16, 2], [17], [18, 19], [23]], (0, 1)),
     ([[5], [6], [5, 6], [6]], (0, 1)),
 ]
-MODELS, LONG_MODELS, SENTENCES_A_MODEL = 1000, 8, 2
+MODELS, LONG_MODELS = 1000, 12
 
 
 class Outputs(NamedTuple):
@@ -109,7 +108,9 @@ def random_params(models: int, seed: int):
         spread = 1.0 if "embedding" in name else 1.5 / np.sqrt(leaf.shape[-2])
         return rng.normal(0, spread, (models, *leaf.shape)).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    params["decoder"]["logits_dense"]["kernel"][..., OPEN_IDS[0] :] *= 1.5  # tags among 24 tokens
+    return params
 
 
 class Reference(NamedTuple):
@@ -132,6 +133,11 @@ def teacher_force(params, inputs, targets):
     return jnp.einsum("rsf,fv->rsv", hidden, mt5.output_kernel(params), precision="highest")
 
 
+def log_sum_exp(x):
+    largest = np.maximum(np.max(x, axis=-1, keepdims=True), np.finfo(np.float32).min)
+    return largest + np.log(np.sum(np.exp(x - largest), axis=-1, keepdims=True, dtype=np.float64))
+
+
 def score_outputs(params, inputs, outputs: Outputs, sentences_of) -> Reference:
     """Scores every output by each model: inputs [models, sentences of a model, inputs], `sentences_of` [models, …]."""
     tokens = outputs.tokens[sentences_of]
@@ -142,8 +148,8 @@ def score_outputs(params, inputs, outputs: Outputs, sentences_of) -> Reference:
     logits = logits.reshape(*tokens.shape, -1)
     permitted, choices = outputs.permitted[sentences_of], outputs.choices[sentences_of]
     candidates = np.take_along_axis(logits, outputs.candidates[sentences_of], axis=-1).astype(np.float64)
-    full = candidates - logsumexp(logits.astype(np.float64), axis=-1, keepdims=True)
-    local = candidates - logsumexp(np.where(permitted, candidates, -np.inf), axis=-1, keepdims=True)
+    full = candidates - log_sum_exp(logits)
+    local = candidates - log_sum_exp(np.where(permitted, candidates, -np.inf))
     # One candidate is certain; of several the copy has what the tags leave.
     tags = np.sum(np.exp(full), axis=-1, where=permitted & (np.arange(4) != COPY))
     marginal = full.copy()
@@ -199,7 +205,7 @@ def make_trial(sentences, models, enumerate_outputs, seed) -> Trial:
     params = random_params(models, seed)
     parts = [
         score_outputs(jax.tree.map(lambda leaf: leaf[part], params), inputs[of_part], outputs, of_part)  # noqa: B023
-        for part in np.split(np.arange(models), max(1, models // 250))
+        for part in np.split(np.arange(models), 4)  # a quarter of the logits in memory
         for of_part in [sentences_of[part]]
     ]
     reference = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
@@ -222,19 +228,12 @@ def make_decoder(beam_size, scoring, normalize_length):
     return make_label_decoder(CONFIG, mesh, beam_size=beam_size, scoring=scoring, normalize_length=normalize_length)
 
 
-def decode_together(decode, trial: Trial):
-    """All models as one program."""
-    found = jax.vmap(lambda *arguments: decode(*arguments, trial.num_steps))(trial.params, trial.inputs, trial.tables)
-    return jax.device_get(found)
-
-
-def decode_one_by_one(decode, trial: Trial):
-    found = [
-        jax.device_get(
-            decode(*jax.tree.map(lambda leaf: leaf[m], (trial.params, trial.inputs, trial.tables)), trial.num_steps)
-        )  # noqa: B023, E501
-        for m in range(len(trial.inputs))
-    ]
+def decode_all(decode, trial: Trial):
+    """One call a model of one compiled program: hypotheses with leaves [models, sentences of a model, …]."""
+    found = []
+    for m in range(len(trial.inputs)):
+        arguments = jax.tree.map(lambda leaf: leaf[m], (trial.params, trial.inputs, trial.tables))  # noqa: B023
+        found.append(jax.device_get(decode(*arguments, trial.num_steps)))
     return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
 
 
@@ -266,10 +265,19 @@ def check_scores(found, places, trial: Trial, scoring, normalize_length) -> None
         np.take_along_axis(trial.reference.totals[of], np.maximum(places, 0), axis=-1)[made]
         for of in (scoring, "local")
     )
-    np.testing.assert_allclose(found.sums[made], totals, atol=TOLERANCE, rtol=0)
-    np.testing.assert_allclose(np.sum(found.local_log_probs, axis=-1)[made], local, atol=TOLERANCE, rtol=0)
-    scores = found.sums[made] / found.lengths[made] if normalize_length else found.sums[made]
+    sums, lengths = found.sums[made], found.lengths[made]
+    np.testing.assert_allclose(sums / lengths, totals / lengths, atol=TOLERANCE, rtol=0)
+    local_sums = np.sum(found.local_log_probs, axis=-1, dtype=np.float64)[made]
+    np.testing.assert_allclose(local_sums / lengths, local / lengths, atol=TOLERANCE, rtol=0)
+    scores = sums / lengths if normalize_length else sums
     np.testing.assert_allclose(found.scores[made], scores, rtol=1e-6)
+
+
+def rank_outputs(trial: Trial, scoring, normalize_length) -> np.ndarray:
+    """Returns what each output is compared by, [models, sentences of a model, outputs]; -inf where there is none."""
+    lengths = np.sum(trial.outputs.choices >= 0, axis=-1)[trial.sentences_of]
+    ranks = trial.reference.totals[scoring] / (np.maximum(lengths, 1) if normalize_length else 1)
+    return np.where(lengths > 0, ranks, -np.inf)
 
 
 def check_ranking(found, trial: Trial, scoring, normalize_length) -> None:
@@ -281,29 +289,27 @@ def check_ranking(found, trial: Trial, scoring, normalize_length) -> None:
     np.testing.assert_array_equal(np.sum(places >= 0, axis=-1), counts)
     check_scores(found, places, trial, scoring, normalize_length)
     assert np.all(found.scores[..., :-1] >= found.scores[..., 1:])
-    lengths = np.sum(trial.outputs.choices >= 0, axis=-1)[trial.sentences_of]
-    ranks = trial.reference.totals[scoring] / (np.maximum(lengths, 1) if normalize_length else 1)
-    best = np.max(ranks, axis=-1, where=lengths > 0, initial=-np.inf)
-    first = np.take_along_axis(ranks, places[..., :1], axis=-1)[..., 0]
-    np.testing.assert_allclose(first, best, atol=TOLERANCE, rtol=0)
+    ranks = rank_outputs(trial, scoring, normalize_length)
+    short = np.max(ranks, axis=-1) - np.take_along_axis(ranks, places[..., :1], axis=-1)[..., 0]
+    assert np.all(short <= TOLERANCE * (1 if normalize_length else found.lengths[..., 0]))
 
 
 @pytest.mark.parametrize("scoring", SCORINGS)
 def test_a_beam_as_wide_as_the_outputs_ranks_all_of_them_as_teacher_forcing(trial, scoring):
     decode = make_decoder(int(trial.outputs.counts.max()), scoring, normalize_length=True)
-    check_ranking(decode_together(decode, trial), trial, scoring, normalize_length=True)
+    check_ranking(decode_all(decode, trial), trial, scoring, normalize_length=True)
 
 
-@pytest.mark.parametrize("scoring", SCORINGS)
+@pytest.mark.parametrize("scoring", ["full", "local"])
 def test_six_words_have_thousands_of_outputs_and_the_best_is_found(long_trial, scoring):
     assert long_trial.outputs.counts.tolist() == [2131, 233, 571, 153]
     decode = make_decoder(2131, scoring, normalize_length=False)
-    check_ranking(decode_one_by_one(decode, long_trial), long_trial, scoring, normalize_length=False)
+    check_ranking(decode_all(decode, long_trial), long_trial, scoring, normalize_length=False)
 
 
 @pytest.mark.parametrize("scoring", SCORINGS)
 def test_a_beam_of_one_is_greedy_and_often_not_the_best(trial, scoring):
-    found = decode_together(make_decoder(1, scoring, normalize_length=True), trial)
+    found = decode_all(make_decoder(1, scoring, normalize_length=True), trial)
     places = find_outputs(found, trial)
     assert np.all(places >= 0)
     check_scores(found, places, trial, scoring, normalize_length=True)
@@ -314,8 +320,6 @@ def test_a_beam_of_one_is_greedy_and_often_not_the_best(trial, scoring):
             words, labels = trial.sentences[s]
             spans = choices_to_spans(found.choices[m, b, 0], list(map(len, words)), num_labels=2)
             assert {label for _, _, label in spans} <= set(labels)
-    lengths = np.sum(trial.outputs.choices >= 0, axis=-1)[trial.sentences_of]
-    ranks = trial.reference.totals[scoring] / np.maximum(lengths, 1)
-    best = np.max(ranks, axis=-1, where=lengths > 0, initial=-np.inf)
+    best = np.max(rank_outputs(trial, scoring, normalize_length=True), axis=-1)
     missed = np.mean(found.scores[..., 0] < best - TOLERANCE)
     assert missed > 0.1, "greedy search finds nearly every best output: these models cannot tell a search from another"

@@ -141,7 +141,7 @@ def random_sentences(count, tokenizer, rng):
     encoded = [tokenizer.encode_words(words) for words in drawn]
     for words, pieces in zip(drawn, encoded, strict=True):
         while sum(map(len, pieces)) > PIECES:
-            longest = max(range(len(pieces)), key=lambda i: len(pieces[i]))  # noqa: B023
+            longest = max(range(len(pieces)), key=lambda i: len(pieces[i]))
             del words[longest], pieces[longest]
     return list(zip(drawn, encoded, strict=True))
 
