@@ -20,7 +20,8 @@ from medmt5.annotation.spans import Span
 from medmt5.decoding.buckets import bucket_length
 from medmt5.decoding.constrained import make_label_decoder
 from medmt5.decoding.label_automaton import build_tables
-from medmt5.decoding.label_beams import LabelHypotheses, Scoring
+from medmt5.decoding.label_beams import LabelHypotheses
+from medmt5.decoding.label_scores import Scoring
 from medmt5.decoding.span_probabilities import Hypothesis, score_hypotheses
 from medmt5.decoding.windows import cut_windows, merge_spans
 from medmt5.errors import InputError
