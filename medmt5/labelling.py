@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,6 @@ from medmt5.annotation.spans import Span
 from medmt5.decoding.buckets import bucket_length
 from medmt5.decoding.constrained import make_label_decoder
 from medmt5.decoding.label_automaton import build_tables
-from medmt5.decoding.label_beams import LabelHypotheses
 from medmt5.decoding.label_scores import Scoring
 from medmt5.decoding.span_probabilities import Hypothesis, score_hypotheses
 from medmt5.decoding.windows import cut_windows, merge_spans
@@ -64,11 +64,13 @@ class Labelled:
     Attributes:
       scored_spans: in order, apart from each other.
       score: the mean log-probability a token of the best hypothesis, over all windows.
+      decoder_passes: calls of the model, over all windows.
       passages: one, or several if the sentence is longer than the model reads; none without words.
     """
 
     scored_spans: tuple[ScoredSpan, ...]
     score: float
+    decoder_passes: int
     passages: tuple[Passage, ...]
 
     @property
@@ -91,11 +93,12 @@ class _Window:
 
 
 class _Decoded(NamedTuple):
-    """The hypotheses of a window, best first, with their scores and lengths in tokens."""
+    """The hypotheses of a window, best first, with their scores and lengths in tokens, and calls of the model."""
 
     hypotheses: list[Hypothesis]
     scores: list[float]
     lengths: list[int]
+    passes: int
 
 
 class Labeller:
@@ -158,23 +161,20 @@ class Labeller:
         return windows
 
     def _decode_windows(self, windows: list[_Window]) -> Iterator[tuple[_Window, _Decoded]]:
-        """Yields them in any order, windows of like length together; the next batch is made while the device works."""
-        by_length = sorted(windows, key=lambda w: w.num_pieces)
-        pending: tuple[list[_Window], LabelHypotheses] | None = None
-        for at in range(0, len(by_length), self._batch_size):
-            batch = by_length[at : at + self._batch_size]
-            dispatched = self._dispatch(batch)
-            if pending:
-                yield from self._fetch(*pending)
-            pending = batch, dispatched
-        if pending:
-            yield from self._fetch(*pending)
+        """Yields them in any order, windows of like length together, the longest first.
 
-    def _dispatch(self, batch: list[_Window]) -> LabelHypotheses:
-        """Starts the search and returns at once: its arrays are not there yet.
+        Two batches are under way at once: one is made, or read back, while the device works on the other; and of the
+        small products of a decoder one alone does not keep a CPU busy.
+        """
+        by_length = sorted(windows, key=lambda w: -w.num_pieces)
+        batches = [by_length[at : at + self._batch_size] for at in range(0, len(by_length), self._batch_size)]
+        with ThreadPoolExecutor(2) as pool:
+            for batch, decoded in zip(batches, pool.map(self._decode_batch, batches), strict=True):
+                yield from zip(batch, decoded, strict=True)
 
-        Always a full batch, and a table of all labels the model has, permitted or not: one program a length, whatever
-        is left at the end and whatever is asked for.
+    def _decode_batch(self, batch: list[_Window]) -> list[_Decoded]:
+        """Always a full batch, and a table of all labels the model has, permitted or not: one program a length,
+        whatever is left at the end and whatever is asked for.
         """
         tokenizer = self.model.tokenizer
         opening = [tokenizer.open_id(label) for label in tokenizer.labels]
@@ -192,19 +192,17 @@ class Labeller:
         for row, (prompt, words) in enumerate(zip(prompts, pieces, strict=False)):
             ids = [*prompt, *(i for word in words for i in word), tokenizer.eos_id]
             inputs[row, : len(ids)] = ids
-        return self._decode(self.model.params, jnp.asarray(inputs), tables, num_steps)
-
-    def _fetch(self, batch: list[_Window], best: LabelHypotheses) -> Iterator[tuple[_Window, _Decoded]]:
-        """Waits for the search to end."""
-        num_labels = len(self.model.tokenizer.labels)
-        choices, local_log_probs, scores, sums, lengths = jax.device_get(
-            (best.choices, best.local_log_probs, best.scores, best.sums, best.lengths)
-        )
+        best = self._decode(self.model.params, jnp.asarray(inputs), tables, num_steps)
+        best = jax.device_get(best)
+        decoded = []
         for row, window in enumerate(batch):
             word_lengths = [len(ids) for ids in window.pieces]
-            hypotheses = score_hypotheses(choices[row], local_log_probs[row], sums[row], word_lengths, num_labels)
-            count = len(hypotheses)  # those that exist come first
-            yield window, _Decoded(hypotheses, scores[row, :count].tolist(), lengths[row, :count].tolist())
+            hypotheses = score_hypotheses(
+                best.choices[row], best.local_log_probs[row], best.sums[row], word_lengths, len(opening)
+            )
+            scores, lengths = (x[row, : len(hypotheses)].tolist() for x in (best.scores, best.lengths))
+            decoded.append(_Decoded(hypotheses, scores, lengths, int(best.decoder_passes[row])))
+        return decoded
 
 
 def labels_of_each(labels: Labels, count: int, known: Sequence[str]) -> list[tuple[str, ...]]:
@@ -259,4 +257,5 @@ def _merge(decoded: Iterable[tuple[_Window, _Decoded]], names: Sequence[str]) ->
         )
     tokens = sum(found.lengths[0] for _, found in decoded)
     total = sum(found.scores[0] * found.lengths[0] for _, found in decoded)
-    return Labelled(tuple(scored), total / tokens if tokens else 0.0, passages)
+    passes = sum(found.passes for _, found in decoded)
+    return Labelled(tuple(scored), total / tokens if tokens else 0.0, passes, passages)

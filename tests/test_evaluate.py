@@ -48,7 +48,7 @@ def labeller(monkeypatch, tokenizer):
             assert labels == ("Disease",)
             known = {example.words: tuple(example.word_spans) for example in EXAMPLES}
             return [
-                Labelled(tuple(ScoredSpan(span, 1.0, 1.0) for span in known[tuple(words)]), -0.5, ())
+                Labelled(tuple(ScoredSpan(span, 1.0, 1.0) for span in known[tuple(words)]), -0.5, 1, ())
                 for words in sentences
             ]
 
