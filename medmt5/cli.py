@@ -182,6 +182,20 @@ def _label(args, rest) -> None:
     )
 
 
+def _convert(args, rest) -> None:
+    from medmt5.conversion.command import convert
+
+    convert(
+        args.source,
+        args.target,
+        args.format,
+        dtype=args.dtype,
+        vocabulary=args.vocabulary,
+        scanned=args.scanned,
+        licence=args.license,
+    )
+
+
 def _report(args, rest) -> None:
     from medmt5.evaluation.report import write_report
 
@@ -224,6 +238,7 @@ COMMANDS = {
     "describe": _describe,
     "evaluate": _evaluate,
     "label": _label,
+    "convert": _convert,
     "report": _report,
     "demo": _demo,
 }

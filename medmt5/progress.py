@@ -123,10 +123,10 @@ def short_number(value: float) -> str:
 
 
 @contextmanager
-def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields advance(n): shows how many of `total` are done."""
+def progress_bar(name: str, total: int | None, unit: str = "sentences") -> Iterator[Callable[[int], None]]:
+    """Yields advance(n): shows how many of `total` are done; None = nobody knows how many there are."""
     console = Console(stderr=True)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("sentences")]
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit)]
     last_line, done = 0.0, 0
     with Progress(
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
@@ -137,8 +137,13 @@ def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
             nonlocal done, last_line
             done += count
             bar.update(task, completed=done)
-            if not console.is_terminal and (done >= total or time.monotonic() - last_line > LINE_SECONDS):
+            if not console.is_terminal and (done == total or time.monotonic() - last_line > LINE_SECONDS):
                 last_line = time.monotonic()
-                console.print(f"{name}: {done}/{total}", highlight=False, markup=False, soft_wrap=True)
+                console.print(
+                    f"{name}: {done}/{'?' if total is None else total}",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
 
         yield advance

@@ -116,13 +116,15 @@ def read_config(folder: Path) -> MT5Config:
     kind, activation = c.get("model_type"), c.get("feed_forward_proj", "relu")
     tied = c.get("tie_word_embeddings", kind != "mt5")
     reasons = {
-        "umT5 has a table of relative positions in every layer, this model one for all layers of a stack": kind == "umt5",
+        "umT5 has a table of relative positions in every layer, this model one for all layers of a stack": kind
+        == "umt5",
         f"it is a {kind!r}, not an mT5 or T5 1.1": kind not in ("mt5", "t5", "umt5"),
         "ByT5's ids are bytes, our tokenizer's SentencePiece pieces": "ByT5" in str(c.get("tokenizer_class")),
         f"its MLP is {activation!r}, this model's 'gated-gelu' (T5 1.0 has 'relu'; use T5 1.1, Flan-T5 or mT5)": kind
         in ("mt5", "t5")
         and activation != "gated-gelu",
-        "its output matrix is its embedding, scaled (T5 1.0); this model has one of its own": kind in ("mt5", "t5") and tied,
+        "its output matrix is its embedding, scaled (T5 1.0); this model has one of its own": kind in ("mt5", "t5")
+        and tied,
         "its relative positions are not the 32 buckets up to 128 of T5": (
             c.get("relative_attention_num_buckets", 32),
             c.get("relative_attention_max_distance", 128),
@@ -165,7 +167,9 @@ def _stored_tensors(folder: Path) -> dict[str, Stored]:
     stored: dict[str, Stored] = {}
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name or not (folder / name).is_file():
-            raise InputError(f"{folder / INDEX} names the file {name}, which is not in {folder}; fetch the folder again")
+            raise InputError(
+                f"{folder / INDEX} names the file {name}, which is not in {folder}; fetch the folder again"
+            )
         stored |= read_header(folder / name)
     different = sorted(weight_map.keys() ^ stored.keys())
     if different:
@@ -213,11 +217,47 @@ def _check_equal(folder: Path, name: str, table: Stored, alias: str, other: Stor
         raise InputError(f"{folder}: {name} and {alias} differ; T5 has one embedding for encoder and decoder")
 
 
-def write_weights(folder: Path, weights: Weights, config: MT5Config, dtype: str, advance: Callable[[int], None]) -> None:
-    """Writes model.safetensors, or shards and their index above `SHARD_BYTES`; `advance(n)` hears of n parameters.
+def write_model(folder: Path, weights: Weights, config: MT5Config, dtype: str, advance: Callable[[int], None]) -> None:
+    """Writes config.json, generation_config.json and the weights, for transformers' MT5ForConditionalGeneration.
 
-    Raises InputError where `weights` are not the model's, or have values that `dtype` cannot hold.
+    `advance(n)` hears of n parameters. Raises InputError where `weights` are not the model's, or have values that
+    `dtype` cannot hold.
     """
+    special = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+    facts = {
+        "architectures": ["MT5ForConditionalGeneration"],
+        "model_type": "mt5",
+        "transformers_version": "4.57.1",  # whose fields these are; without it 4.57.6 takes the tokenizer for Mistral's
+        "torch_dtype": dtype,
+        "vocab_size": config.vocab_size,
+        "d_model": config.emb_dim,
+        "num_heads": config.num_heads,
+        "num_layers": config.num_encoder_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "d_kv": config.head_dim,
+        "d_ff": config.mlp_dim,
+        "dropout_rate": config.dropout_rate,
+        "feed_forward_proj": "gated-gelu",
+        "is_encoder_decoder": True,
+        "is_gated_act": True,
+        "dense_act_fn": "gelu_new",
+        "tie_word_embeddings": False,
+        "relative_attention_num_buckets": 32,
+        "relative_attention_max_distance": 128,
+        "layer_norm_epsilon": 1e-6,
+        "initializer_factor": 1.0,
+        "use_cache": True,
+        **special,
+    }
+    _write_json(folder / "config.json", facts)
+    _write_json(folder / "generation_config.json", special)
+    _write_weights(folder, weights, config, dtype, advance)
+
+
+def _write_weights(
+    folder: Path, weights: Weights, config: MT5Config, dtype: str, advance: Callable[[int], None]
+) -> None:
+    """Writes model.safetensors, or shards and their index above `SHARD_BYTES`."""
     infos = weights.tensors()
     check_parameters("the source", infos, config)
     entries: list[tuple[str, TensorInfo, Rule, int | None]] = []
@@ -243,8 +283,7 @@ def write_weights(folder: Path, weights: Weights, config: MT5Config, dtype: str,
         write_safetensors(folder / name, {entry[0]: entry[1] for entry in shard}, blocks)
     if len(shards) > 1:
         weight_map = {entry[0]: name for name, shard in zip(names, shards, strict=True) for entry in shard}
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def _blocks(weights: Weights, shard: list, dtype: np.dtype, advance: Callable[[int], None]):
@@ -262,3 +301,7 @@ def _tensor_blocks(weights: Weights, rule: Rule, entries: list, dtype: np.dtype,
                 raise InputError(f"{name} has values beyond float16's 65504; write float32 or bfloat16")
             yield name, block
             advance(block.size)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -50,3 +50,17 @@ def check_parameters(where: object, tensors: Mapping[str, TensorInfo], config: M
 def shorten(problems: list[str]) -> str:
     more = len(problems) - SHOWN
     return "\n".join(problems[:SHOWN] + ([f"  and {more} more"] if more > 0 else []))
+
+
+def config_of(tensors: Mapping[str, TensorInfo], where: object) -> MT5Config:
+    """Returns the shape of the model that has these parameters; raises InputError where some do not fit the others."""
+    try:
+        rows, embed = tensors["token_embedder/embedding"].shape
+        heads, _ = tensors["encoder/relpos_bias/rel_embedding"].shape
+        layers, _, joined = tensors["encoder/layers/attention/query/kernel"].shape
+        decoder_layers, _, mlp = tensors["decoder/layers/mlp/wi_0/kernel"].shape
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{where} has not the parameters of an mT5: {error}") from None
+    config = MT5Config(rows, embed, heads, layers, decoder_layers, joined // heads, mlp)
+    check_parameters(where, tensors, config)
+    return config

@@ -1,7 +1,7 @@
 """safetensors files, a part of a tensor at a time: 8 bytes of length, a JSON header, then the tensors' bytes.
 
-The library of that name wants everything in memory to write. Nothing here trusts a file: lengths, offsets and dtypes are
-checked before a byte of data is read, and a file is never executed.
+The library of that name wants everything in memory to write. Nothing here trusts a file: lengths, offsets and dtypes
+are checked before a byte of data is read.
 """
 
 from __future__ import annotations
@@ -103,9 +103,13 @@ def _stored(path: Path, name: str, entry: object, data_start: int) -> Stored:
         if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
             raise ValueError("a size or an offset is no whole number")
     except (TypeError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: the header's entry of {name!r} is malformed ({error}); write the file again") from None
+        raise InputError(
+            f"{path}: the header's entry of {name!r} is malformed ({error}); write the file again"
+        ) from None
     if dtype not in DTYPES:
-        raise InputError(f"{path}: {name} has the dtype {dtype}; float32, bfloat16 and float16 are read (F32, BF16, F16)")
+        raise InputError(
+            f"{path}: {name} has the dtype {dtype}; float32, bfloat16 and float16 are read (F32, BF16, F16)"
+        )
     if end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
         raise InputError(
             f"{path}: {name} {shape} {dtype} takes {math.prod(shape) * DTYPES[dtype].itemsize} bytes, its header says "
@@ -132,9 +136,7 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-def write_safetensors(
-    path: Path, tensors: Mapping[str, TensorInfo], blocks: Iterable[tuple[str, np.ndarray]]
-) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, TensorInfo], blocks: Iterable[tuple[str, np.ndarray]]) -> None:
     """Writes the header, then the tensors' bytes as `blocks` brings them: (name, C-ordered bytes that come next), in
     the order of `tensors`.
 
@@ -170,7 +172,7 @@ def write_safetensors(
 
 
 def row_blocks(array: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """Yields the rows of `array`, whatever its order in memory, as C-ordered blocks of at most `BLOCK_BYTES`, or a row."""
+    """Yields the rows of `array`, whatever its order in memory, as C-ordered blocks of at most `BLOCK_BYTES`."""
     if array.ndim == 0:
         yield np.ascontiguousarray(array, dtype)
         return

@@ -1,0 +1,77 @@
+"""Which row of a model belongs to which id: where weights and a vocabulary meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medmt5.conversion.formats import HUGGING_FACE, Source
+from medmt5.conversion.views import RowsOf
+from medmt5.conversion.vocabulary_files import added_label_rows, with_sentinels
+from medmt5.conversion.weights import Weights
+from medmt5.errors import InputError
+from medmt5.tokenizer import Tokenizer
+
+SPARE_ROWS = 1024  # a vocabulary that leaves more rows than this unused is another model's
+ROW_MULTIPLE = 128
+
+
+def fit_rows(source: Source, tokenizer: Tokenizer, num_rows: int | None = None) -> Weights:
+    """Returns the source's weights with a row for each id of `tokenizer`.
+
+    Rows stay where they are, with two exceptions: label tokens that a Hugging Face folder has at other ids move to
+    ours, and rows that are not there (labels that the model never saw) are the mean of the pieces'.
+
+    Args:
+      num_rows: of the result; None = the source's own, or if the tokenizer needs more, the next multiple of 128.
+    """
+    there, pieces = source.config.vocab_size, tokenizer.num_pieces
+    if there < pieces:
+        raise InputError(
+            f"{source.path} has {there} rows of the vocabulary, {tokenizer.model_file} {pieces} pieces: it is another "
+            "model's vocabulary; give the one that it was trained with"
+        )
+    if num_rows is None:
+        num_rows = there if there >= tokenizer.size else -(-tokenizer.size // ROW_MULTIPLE) * ROW_MULTIPLE
+    rows = [i if i < there else -1 for i in range(num_rows)]
+    if source.format == HUGGING_FACE:
+        rows[pieces : tokenizer.size] = added_label_rows(source.path, tokenizer)
+    return source.weights if rows == list(range(there)) else RowsOf(source.weights, rows, pieces)
+
+
+def check_same_pieces(source: Source, tokenizer: Tokenizer) -> None:
+    """Raises InputError where the source has a vocabulary and its pieces are not those of `tokenizer`."""
+    if source.vocabulary is None:
+        _check_size(source, tokenizer)
+        return
+    if with_sentinels(source.vocabulary.read_bytes()) != tokenizer.model_file.read_bytes():
+        raise InputError(
+            f"the vocabulary of {source.path} is not {tokenizer.model_file}: its rows would belong to other pieces; "
+            f"use {source.vocabulary} (see docs/conversion.md for T5's, which needs sentinels)"
+        )
+
+
+def _check_size(source: Source, tokenizer: Tokenizer) -> None:
+    if source.config.vocab_size - tokenizer.size > SPARE_ROWS:
+        raise InputError(
+            f"{source.path} has {source.config.vocab_size} rows, {tokenizer.model_file} only {tokenizer.num_pieces} "
+            "pieces: it is another model's vocabulary; give the one that it was trained with"
+        )
+
+
+def make_tokenizer(source: Source, vocabulary: Path | None, target: Path, labels: Sequence[str]) -> Tokenizer:
+    """Copies the source's SentencePiece model, or the one given, to `target` and returns its tokenizer.
+
+    T5's own file has no sentinels: they are appended, at the ids that transformers gives them.
+    """
+    file = vocabulary or source.vocabulary
+    if file is None or not file.is_file():
+        raise InputError(
+            f"{file or source.path} has no SentencePiece model; give the vocabulary it was trained with: --vocabulary "
+            "spiece.model"
+        )
+    target.write_bytes(with_sentinels(file.read_bytes()))
+    tokenizer = Tokenizer(target, labels)
+    if vocabulary is not None:
+        _check_size(source, tokenizer)
+    return tokenizer
