@@ -140,7 +140,7 @@ def _refuse_file(path: Path) -> None:
 
 def _remedy(folder: Path, argument: str) -> str:
     return (
-        "medmt5 opens no pickle, msgpack or HDF5 of weights: they can run code, or need their framework. Where you trust "
-        f'the file, with transformers installed: python -c "from transformers import AutoModelForSeq2SeqLM as M; '
+        "medmt5 opens no pickle, msgpack or HDF5 of weights: they can run code, or need their framework. Where you "
+        f'trust the file, with transformers installed: python -c "from transformers import AutoModelForSeq2SeqLM as M; '
         f"M.from_pretrained('{folder}'{argument}).save_pretrained('{folder}-safetensors')\""
     )

@@ -177,7 +177,7 @@ def row_blocks(array: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(array, dtype)
         return
     rows = max(1, BLOCK_BYTES // max(1, array.nbytes // max(1, len(array))))
-    for start in range(0, len(array), rows):
+    for start in range(0, max(1, len(array)), rows):  # an empty one is a block, too
         yield np.ascontiguousarray(array[start : start + rows], dtype)
 
 
