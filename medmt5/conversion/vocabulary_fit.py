@@ -19,8 +19,8 @@ ROW_MULTIPLE = 128
 def fit_rows(source: Source, tokenizer: Tokenizer, num_rows: int | None = None) -> Weights:
     """Returns the source's weights with a row for each id of `tokenizer`.
 
-    Rows stay where they are, with two exceptions: label tokens that a Hugging Face folder has at other ids move to
-    ours, and rows that are not there (labels that the model never saw) are the mean of the pieces'.
+    Rows stay where they are (mT5 has 12 spare ones, which the first label tokens get), with two exceptions: where a
+    Hugging Face folder has label tokens, they move to our ids, and rows that are not there are the mean of the pieces'.
 
     Args:
       num_rows: of the result; None = the source's own, or if the tokenizer needs more, the next multiple of 128.
@@ -35,7 +35,9 @@ def fit_rows(source: Source, tokenizer: Tokenizer, num_rows: int | None = None) 
         num_rows = there if there >= tokenizer.size else -(-tokenizer.size // ROW_MULTIPLE) * ROW_MULTIPLE
     rows = [i if i < there else -1 for i in range(num_rows)]
     if source.format == HUGGING_FACE:
-        rows[pieces : tokenizer.size] = added_label_rows(source.path, tokenizer)
+        labels = added_label_rows(source.path, tokenizer)
+        if max(labels, default=-1) >= 0:
+            rows[pieces : tokenizer.size] = labels
     return source.weights if rows == list(range(there)) else RowsOf(source.weights, rows, pieces)
 
 
