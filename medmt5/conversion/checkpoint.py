@@ -18,11 +18,11 @@ import numpy as np
 import tensorstore as ts
 
 from medmt5.checkpoints.digests import block_digest
+from medmt5.checkpoints.manager import CHUNK_BYTES
 from medmt5.conversion.parameters import shorten
 from medmt5.conversion.weights import TensorInfo, Weights
 from medmt5.errors import InputError
 
-CHUNK_BYTES = 1 << 25
 PREFIX = "params."
 # Few files at a time: what TensorStore has read and not yet decoded lies in memory.
 CONTEXT = ts.Context({"file_io_concurrency": {"limit": 2}, "data_copy_concurrency": {"limit": 2}})

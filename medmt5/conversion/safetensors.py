@@ -178,7 +178,9 @@ def row_blocks(array: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
         return
     rows = max(1, BLOCK_BYTES // max(1, array.nbytes // max(1, len(array))))
     for start in range(0, max(1, len(array)), rows):  # an empty one is a block, too
-        yield np.ascontiguousarray(array[start : start + rows], dtype)
+        with np.errstate(over="ignore"):  # to infinity: the caller's to judge
+            block = np.ascontiguousarray(array[start : start + rows], dtype)
+        yield block
 
 
 def describe_content(start: bytes) -> str:

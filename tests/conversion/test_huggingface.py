@@ -94,8 +94,9 @@ def test_encoder_logits_loss_and_gradients_equal_those_of_transformers(pair):
     def ours(params):
         def loss(params):
             hidden = model.apply({"params": params}, batch)
-            total = steps.batch_loss(hidden, params, batch, steps.Objective(), mesh)
-            return total.total / total.weight, hidden @ mt5.output_kernel(params)
+            count = batch["decoder_loss_weights"].sum()
+            found = steps.batch_loss(hidden, params, batch, steps.Objective(), mesh, count)
+            return found.objective, hidden @ mt5.output_kernel(params)
 
         encoded = model.apply({"params": params}, batch["encoder_input_tokens"], method="encode")
         return encoded, jax.value_and_grad(loss, has_aux=True)(params)
