@@ -183,6 +183,7 @@ def _label(args, rest) -> None:
 
 
 def _convert(args, rest) -> None:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # JAX is asked for shapes; a GPU would be held for nothing
     from medmt5.conversion.command import convert
 
     convert(

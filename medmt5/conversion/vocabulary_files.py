@@ -92,8 +92,8 @@ def _fast_tokenizer(data: bytes, added: list[dict[str, Any]]) -> dict[str, Any]:
         "model": {
             "type": "Unigram",
             "unk_id": 2,
-            # Control and byte pieces never match text in SentencePiece; here any piece would, unless all else is likelier
-            # (which it is where the vocabulary has pieces for "<" and "x", as mT5's has).
+            # Control and byte pieces never match text in SentencePiece; here any piece would, but for its score
+            # (which works where the vocabulary has pieces for "<" and "x", as mT5's has).
             "vocab": [[p, UNREACHABLE if kind in (UNKNOWN, CONTROL, BYTE) else s] for p, s, kind in pieces],
             "byte_fallback": True,
         },
