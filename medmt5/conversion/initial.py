@@ -13,7 +13,7 @@ from medmt5.checkpoints.manager import restore_params
 from medmt5.conversion.checkpoint import CheckpointWeights
 from medmt5.conversion.formats import OURS, detect_format, open_source
 from medmt5.conversion.parameters import as_tree, by_name, check_parameters
-from medmt5.conversion.vocabulary_fit import check_same_pieces, fit_rows
+from medmt5.conversion.vocabulary_fit import check_same_pieces, check_size, fit_rows
 from medmt5.conversion.weights import Weights
 from medmt5.model.mt5 import MT5Config
 from medmt5.tokenizer import Tokenizer
@@ -36,9 +36,15 @@ def load_params(path: Path, config: MT5Config, tokenizer: Tokenizer, shapes: Any
     """
     kind, folder = detect_format(path)
     if kind == OURS and _rows(CheckpointWeights(folder)) == config.vocab_size:
+        beside = folder.parent / "vocabulary.model"  # a checkpoint that was moved has none
+        if beside.is_file():
+            check_same_pieces(folder, beside, tokenizer)
         return restore_params(folder, shapes, shardings)
     source = open_source(folder)
-    check_same_pieces(source, tokenizer)
+    if source.vocabulary is None:
+        check_size(source, tokenizer)
+    else:
+        check_same_pieces(folder, source.vocabulary, tokenizer)
     weights = fit_rows(source, tokenizer, config.vocab_size)
     check_parameters(folder, weights.tensors(), config)
     return place(weights, by_name(shardings))

@@ -41,19 +41,17 @@ def fit_rows(source: Source, tokenizer: Tokenizer, num_rows: int | None = None) 
     return source.weights if rows == list(range(there)) else RowsOf(source.weights, rows, pieces)
 
 
-def check_same_pieces(source: Source, tokenizer: Tokenizer) -> None:
-    """Raises InputError where the source has a vocabulary and its pieces are not those of `tokenizer`."""
-    if source.vocabulary is None:
-        _check_size(source, tokenizer)
-        return
-    if with_sentinels(source.vocabulary.read_bytes()) != tokenizer.model_file.read_bytes():
+def check_same_pieces(path: Path, vocabulary: Path, tokenizer: Tokenizer) -> None:
+    """Raises InputError where the model at `path` has another `vocabulary` than that of `tokenizer`."""
+    if with_sentinels(vocabulary.read_bytes()) != tokenizer.model_file.read_bytes():
         raise InputError(
-            f"the vocabulary of {source.path} is not {tokenizer.model_file}: its rows would belong to other pieces; "
-            f"use {source.vocabulary} (see docs/conversion.md for T5's, which needs sentinels)"
+            f"the vocabulary of {path} is not {tokenizer.model_file}: its rows would belong to other pieces; "
+            f"use {vocabulary} (see docs/conversion.md for T5's, which needs sentinels)"
         )
 
 
-def _check_size(source: Source, tokenizer: Tokenizer) -> None:
+def check_size(source: Source, tokenizer: Tokenizer) -> None:
+    """Raises InputError where the source has so many more rows than `tokenizer` ids that it must have had another one."""
     if source.config.vocab_size - tokenizer.size > SPARE_ROWS:
         raise InputError(
             f"{source.path} has {source.config.vocab_size} rows, {tokenizer.model_file} only {tokenizer.num_pieces} "
@@ -75,5 +73,5 @@ def make_tokenizer(source: Source, vocabulary: Path | None, target: Path, labels
     target.write_bytes(with_sentinels(file.read_bytes()))
     tokenizer = Tokenizer(target, labels)
     if vocabulary is not None:
-        _check_size(source, tokenizer)
+        check_size(source, tokenizer)
     return tokenizer

@@ -160,8 +160,9 @@ def test_a_model_of_another_shape_or_vocabulary_is_refused(exported, model_dir, 
     data = tokenizer.model_file.read_bytes()
     changed.write_bytes(data.replace("▁car".encode(), "▁caz".encode()))
     assert changed.read_bytes() != data
-    with pytest.raises(InputError, match="its rows would belong to other pieces"):
-        load_params(exported, config, Tokenizer(changed), *shardings_of(config, Partitioning()))
+    for path in (exported, model_dir):
+        with pytest.raises(InputError, match="its rows would belong to other pieces"):
+            load_params(path, config, Tokenizer(changed), *shardings_of(config, Partitioning()))
 
 
 def test_nothing_is_left_of_a_conversion_that_failed(model_dir, exported, tmp_path, capsys):
