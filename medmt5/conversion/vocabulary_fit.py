@@ -51,7 +51,7 @@ def check_same_pieces(path: Path, vocabulary: Path, tokenizer: Tokenizer) -> Non
 
 
 def check_size(source: Source, tokenizer: Tokenizer) -> None:
-    """Raises InputError where the source has so many more rows than `tokenizer` ids that it must have had another one."""
+    """Raises InputError where the source has so many more rows than `tokenizer` ids that it must be another's."""
     if source.config.vocab_size - tokenizer.size > SPARE_ROWS:
         raise InputError(
             f"{source.path} has {source.config.vocab_size} rows, {tokenizer.model_file} only {tokenizer.num_pieces} "
