@@ -114,22 +114,18 @@ def read_config(folder: Path) -> MT5Config:
     file = folder / "config.json"
     c = read_json(file)
     kind, activation = c.get("model_type"), c.get("feed_forward_proj", "relu")
-    tied = c.get("tie_word_embeddings", kind != "mt5")
+    t5 = kind in ("mt5", "t5")
+    # transformers 5 calls T5 1.1 and mT5 tied, too, and has a word of its own for T5 1.0.
+    scaled = c.get("scale_decoder_outputs", kind == "t5" and c.get("tie_word_embeddings", True))
+    positions = (c.get("relative_attention_num_buckets", 32), c.get("relative_attention_max_distance", 128))
     reasons = {
-        "umT5 has a table of relative positions in every layer, this model one for all layers of a stack": kind
-        == "umt5",
-        f"it is a {kind!r}, not an mT5 or T5 1.1": kind not in ("mt5", "t5", "umt5"),
+        "umT5 has relative positions in every layer, this model one table for a stack": kind == "umt5",
+        f"it is a {kind!r}, not an mT5 or T5 1.1": not t5 and kind != "umt5",
         "ByT5's ids are bytes, our tokenizer's SentencePiece pieces": "ByT5" in str(c.get("tokenizer_class")),
-        f"its MLP is {activation!r}, this model's 'gated-gelu' (T5 1.0 has 'relu'; use T5 1.1, Flan-T5 or mT5)": kind
-        in ("mt5", "t5")
+        f"its MLP is {activation!r}, not 'gated-gelu' (T5 1.0 has 'relu'; use T5 1.1, Flan-T5 or mT5)": t5
         and activation != "gated-gelu",
-        "its output matrix is its embedding, scaled (T5 1.0); this model has one of its own": kind in ("mt5", "t5")
-        and tied,
-        "its relative positions are not the 32 buckets up to 128 of T5": (
-            c.get("relative_attention_num_buckets", 32),
-            c.get("relative_attention_max_distance", 128),
-        )
-        != (32, 128),
+        "its output matrix is its embedding, scaled (T5 1.0); this model has one of its own": t5 and scaled,
+        f"its relative positions are {positions}, not T5's 32 buckets up to 128": positions != (32, 128),
         "its layer norms have another epsilon than 1e-6": c.get("layer_norm_epsilon", 1e-6) != 1e-6,
     }
     wrong = [reason for reason, applies in reasons.items() if applies]

@@ -195,9 +195,10 @@ def test_shards_are_written_above_the_limit(tmp_path, weights, monkeypatch, same
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "umt5"}, "umT5 has a table of relative positions in every layer"),
+        ({"model_type": "umt5"}, "umT5 has relative positions in every layer"),
         ({"feed_forward_proj": "relu"}, r"T5 1\.0 has 'relu'"),
-        ({"model_type": "t5", "tie_word_embeddings": True}, r"T5 1\.0"),
+        ({"model_type": "t5", "tie_word_embeddings": True}, r"its embedding, scaled \(T5 1\.0\)"),
+        ({"model_type": "t5", "scale_decoder_outputs": True}, r"its embedding, scaled \(T5 1\.0\)"),
         ({"tokenizer_class": "ByT5Tokenizer"}, "ByT5's ids are bytes"),
         ({"model_type": "bart"}, "'bart', not an mT5"),
         ({"relative_attention_num_buckets": 64}, "32 buckets"),
