@@ -217,6 +217,15 @@ def test_another_model_is_refused_with_the_reason(tmp_path, weights, change, mes
         HuggingFaceWeights(folder)
 
 
+def test_flan_t5s_configuration_is_read(tmp_path):
+    """As published: no decoder layers of its own, tied by default, a long list of other keys."""
+    facts = {"model_type": "t5", "vocab_size": 32128, "d_model": 768, "num_heads": 12, "num_layers": 12, "d_kv": 64}
+    facts |= {"d_ff": 2048, "dropout_rate": 0.1, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+    facts |= {"num_decoder_layers": None, "layer_norm_epsilon": 1e-06, "n_positions": 512, "output_past": True}
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    assert read_config(tmp_path) == mt5.MT5Config(32128, 768, 12, 12, 12, 64, 2048, 0.1)
+
+
 def rewrite(folder, change):
     """Writes model.safetensors again with other tensors."""
     path = folder / "model.safetensors"
