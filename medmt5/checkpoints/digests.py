@@ -44,7 +44,7 @@ def block_digest(block: np.ndarray, start: Sequence[int]) -> int:
     the array add up, modulo 2^32, to the digest of `tree_digests`.
     """
     bits = np.ascontiguousarray(block).view({1: np.uint8, 2: np.uint16, 4: np.uint32}[block.dtype.itemsize])
-    weights = np.uint32(1)
+    weights: Any = np.uint32(1)
     stride = 0x9E3779B1
     for axis, first in enumerate(start):
         places = (np.arange(first, first + block.shape[axis], dtype=np.uint64) * stride).astype(np.uint32)

@@ -66,8 +66,8 @@ def convert(
         raise InputError(f"{opened.path} is a checkpoint of medmt5 already; copy the folder")
     with _appearing(target) as folder, progress_bar("convert", _parameters(opened), "parameters") as advance:
         if format == T5X:
-            weights = _Counted(AsDtype(opened.weights, dtype), advance)
-            write_t5x_legacy(folder / f"checkpoint_{opened.step}", weights, scanned=scanned, step=opened.step)
+            counted = _Counted(AsDtype(opened.weights, dtype), advance)
+            write_t5x_legacy(folder / f"checkpoint_{opened.step}", counted, scanned=scanned, step=opened.step)
             return
         tokenizer = _tokenizer(opened, vocabulary, folder / "vocabulary.model")
         weights = fit_rows(opened, tokenizer)

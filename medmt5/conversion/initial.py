@@ -63,7 +63,7 @@ def place(weights: Weights, shardings: Mapping[str, Any]) -> Any:
 def _place(weights: Weights, name: str, sharding: Any) -> jax.Array:
     parts: dict[tuple, np.ndarray] = {}  # devices that hold copies of a part share one reading
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: Any) -> np.ndarray:
         key = tuple((s.start, s.stop) for s in index)
         if key not in parts:
             parts[key] = np.ascontiguousarray(weights.read(name, index), np.float32)

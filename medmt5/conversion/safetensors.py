@@ -58,7 +58,7 @@ class Stored(NamedTuple):
             self._fill(file, out[row, ...], bounds[1:], offset + (bounds[0].start + row) * stride, shape[1:])
 
     def _pread(self, file: int, out: np.ndarray, offset: int) -> None:
-        view = memoryview(out.reshape(-1).view(np.uint8))
+        view = out.reshape(-1).view(np.uint8).data
         done = 0
         while done < len(view):  # the system reads at most 2 GiB at once
             count = os.preadv(file, [view[done:]], offset + done)
@@ -163,7 +163,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, TensorInfo], blocks: Ite
                 name = block_name
             if block.dtype != np.dtype(tensors[name].dtype):
                 raise ValueError(f"{name}: {block.dtype} came, {tensors[name].dtype} was announced")
-            file.write(memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8)))
+            file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
             at += block.nbytes
         if at != ends.get(name, 0) or next(names, None) is not None:
             raise ValueError(f"{path}: {at} bytes came, {sum(1 for _ in names)} tensors are missing")

@@ -54,10 +54,10 @@ class RowsOf:
         return out if axis == 0 else out.T
 
     def _mean(self, name: str, axis: int, across: slice) -> np.ndarray:
-        total: np.ndarray | float = 0.0
+        total = np.zeros(len(range(self.tensors()[name].shape[1 - axis])[across]))
         for start in range(0, self._num_pieces, BLOCK_ROWS):
             rows = slice(start, min(start + BLOCK_ROWS, self._num_pieces))
-            total = total + self._weights.read(name, self._place(axis, rows, across)).sum(axis=axis, dtype=np.float64)
+            total += self._weights.read(name, self._place(axis, rows, across)).sum(axis=axis, dtype=np.float64)
         return total / self._num_pieces
 
     @staticmethod
