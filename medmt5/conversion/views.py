@@ -36,7 +36,7 @@ class RowsOf:
         rows = self._rows[index[axis]]
         across = index[1 - axis]
         # Rows that follow each other are read together: nearly all of them do.
-        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        breaks = np.flatnonzero((np.diff(rows) != 1) | (rows[:-1] < 0)) + 1
         starts, stops = np.concatenate([[0], breaks]), np.concatenate([breaks, [len(rows)]])
         if len(starts) == 1 and len(rows) and rows[0] >= 0:
             return self._weights.read(name, self._place(axis, slice(rows[0], rows[-1] + 1), across))

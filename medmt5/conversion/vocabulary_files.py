@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medmt5.conversion.huggingface import read_json
+from medmt5.conversion.safetensors import describe_content
 from medmt5.errors import InputError
 from medmt5.tokenizer import NUM_SENTINELS, Tokenizer
 
@@ -125,6 +126,15 @@ def _added_tokens(folder: Path) -> dict[str, int]:
         decoder = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
         added |= {entry["content"]: int(i) for i, entry in decoder.items()}
     return added
+
+
+def read_vocabulary(file: Path) -> bytes:
+    """Returns a SentencePiece model, `with_sentinels`; raises InputError that says what the file is instead."""
+    data = file.read_bytes()
+    try:
+        return with_sentinels(data)
+    except InputError as error:
+        raise InputError(f"{file}: {error}; {describe_content(data[:512])}") from None
 
 
 def with_sentinels(data: bytes) -> bytes:

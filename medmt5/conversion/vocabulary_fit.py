@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medmt5.conversion.formats import HUGGING_FACE, Source
 from medmt5.conversion.views import RowsOf
-from medmt5.conversion.vocabulary_files import added_label_rows, with_sentinels
+from medmt5.conversion.vocabulary_files import added_label_rows, read_vocabulary
 from medmt5.conversion.weights import Weights
 from medmt5.errors import InputError
 from medmt5.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ def fit_rows(source: Source, tokenizer: Tokenizer, num_rows: int | None = None) 
 
 def check_same_pieces(path: Path, vocabulary: Path, tokenizer: Tokenizer) -> None:
     """Raises InputError where the model at `path` has another `vocabulary` than that of `tokenizer`."""
-    if with_sentinels(vocabulary.read_bytes()) != tokenizer.model_file.read_bytes():
+    if read_vocabulary(vocabulary) != tokenizer.model_file.read_bytes():
         raise InputError(
             f"the vocabulary of {path} is not {tokenizer.model_file}: its rows would belong to other pieces; "
             f"use {vocabulary} (see docs/conversion.md for T5's, which needs sentinels)"
@@ -70,7 +70,7 @@ def make_tokenizer(source: Source, vocabulary: Path | None, target: Path, labels
             f"{file or source.path} has no SentencePiece model; give the vocabulary it was trained with: --vocabulary "
             "spiece.model"
         )
-    target.write_bytes(with_sentinels(file.read_bytes()))
+    target.write_bytes(read_vocabulary(file))
     tokenizer = Tokenizer(target, labels)
     if vocabulary is not None:
         check_size(source, tokenizer)
