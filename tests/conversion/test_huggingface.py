@@ -115,6 +115,7 @@ def test_encoder_logits_loss_and_gradients_equal_those_of_transformers(pair):
             assert_near(gradient.T if rule.transposed else gradient, expected)
 
 
+@pytest.mark.parametrize("pair", ["t5_1_1"], indirect=True)
 def test_packed_segments_equal_what_transformers_computes_of_each(pair):
     rng = np.random.default_rng(3)
     lengths = [(5, 4), (6, 3), (4, 5)]
@@ -140,6 +141,7 @@ def test_packed_segments_equal_what_transformers_computes_of_each(pair):
         start += len(targets)
 
 
+@pytest.mark.parametrize("pair", ["mt5"], indirect=True)
 def test_greedy_outputs_equal_token_for_token(pair):
     batch, num_steps = make_batch(pair.config, rows=3), 16
     inputs = torch.tensor(batch["encoder_input_tokens"]).long()
@@ -153,6 +155,7 @@ def test_greedy_outputs_equal_token_for_token(pair):
     assert len(np.unique(ours)) > 6  # not one token over and over
 
 
+@pytest.mark.parametrize("pair", ["mt5"], indirect=True)
 def test_what_transformers_saves_is_read_in_shards_and_in_bfloat16(pair, tmp_path):
     pair.theirs.save_pretrained(tmp_path / "sharded", max_shard_size="60KB")
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 2
