@@ -216,6 +216,27 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     )
     _add_decoding(serve)
 
+    convert = add(
+        "convert",
+        "Convert a model: Hugging Face's folders, ours, T5X's checkpoints. What SOURCE is, its content tells.",
+        "medmt5 convert demo/finetune medical-mt5 --format huggingface --license apache-2.0\n"
+        "  medmt5 convert downloads/mt5-small mt5-small --format medmt5",
+    )
+    convert.add_argument("source", type=Path, metavar="SOURCE", help="MODEL_DIR, checkpoint, or Hugging Face folder")
+    convert.add_argument("target", type=Path, metavar="TARGET", help="a folder that does not exist yet")
+    convert.add_argument("--format", choices=("huggingface", "medmt5", "t5x"), required=True, help="of TARGET")
+    convert.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the weights; medmt5's are float32 (default: %(default)s)",
+    )
+    convert.add_argument(
+        "--vocabulary", type=Path, metavar="FILE", help="a SentencePiece model, where SOURCE has none (T5X)"
+    )
+    convert.add_argument("--scanned", action="store_true", help="of t5x: the layout of its scanned models")
+    convert.add_argument("--license", metavar="SPDX", help="of huggingface: the licence that the model card states")
+
     report = add(
         "report",
         "Write one HTML file about one or more runs, and how those after the first differ from it.",

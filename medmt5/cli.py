@@ -205,6 +205,21 @@ def _serve(args, rest) -> None:
     )
 
 
+def _convert(args, rest) -> None:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # JAX is asked for shapes; a GPU would be held for nothing
+    from medmt5.conversion.command import convert
+
+    convert(
+        args.source,
+        args.target,
+        args.format,
+        dtype=args.dtype,
+        vocabulary=args.vocabulary,
+        scanned=args.scanned,
+        licence=args.license,
+    )
+
+
 def _report(args, rest) -> None:
     from medmt5.evaluation.report import write_report
 
@@ -248,6 +263,7 @@ COMMANDS = {
     "evaluate": _evaluate,
     "label": _label,
     "serve": _serve,
+    "convert": _convert,
     "report": _report,
     "demo": _demo,
 }

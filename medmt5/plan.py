@@ -14,6 +14,7 @@ import jax
 
 from medmt5.batch import shapes as batch_shapes
 from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint
+from medmt5.conversion.formats import detect_format
 from medmt5.errors import InputError
 from medmt5.progress import short_number
 from medmt5.tokens import loader
@@ -96,7 +97,8 @@ def _start(e: Experiment) -> tuple[int, str]:
         else:
             return checkpoint_step(newest), f"{newest} (if it is whole; not read now)"
     if e.initial_checkpoint_path:
-        return 0, f"weights of {find_checkpoint(Path(e.initial_checkpoint_path))}"
+        kind, folder = detect_format(Path(e.initial_checkpoint_path))
+        return 0, f"weights of {folder} ({kind})"
     return 0, f"fresh weights, RANDOM_SEED = {e.seed}"
 
 

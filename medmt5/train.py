@@ -28,8 +28,10 @@ from flax import linen as nn
 
 from medmt5 import partitioning, processes
 from medmt5.batch import Batch
-from medmt5.checkpoints.manager import CheckpointManager, find_checkpoint, restore_params
+from medmt5.checkpoints.manager import CheckpointManager
 from medmt5.checkpoints.ownership import owning
+from medmt5.conversion.formats import detect_format
+from medmt5.conversion.initial import load_params
 from medmt5.errors import InputError
 from medmt5.model.flops import train_step_flops
 from medmt5.model.mt5 import MT5Config
@@ -117,7 +119,7 @@ def _train(experiment: Experiment, resolved_config: str) -> steps.TrainState:
     clock = Clock()
     # 1. Everything that can be wrong is checked before anything is compiled.
     mesh, tokenizer = check(e)
-    initial = find_checkpoint(Path(e.initial_checkpoint_path)) if e.initial_checkpoint_path else None
+    initial = detect_format(Path(e.initial_checkpoint_path))[1] if e.initial_checkpoint_path else None
 
     # 2. Data: token stores, and batches as a function of the step.
     mixture = _open_mixture(e)
@@ -142,7 +144,8 @@ def _train(experiment: Experiment, resolved_config: str) -> steps.TrainState:
         start_step, state = 0, steps.create_state(e.model, optimizer, e.seed, shardings)
         if initial is not None:
             with clock.spend("restore"):
-                state = state.replace(params=restore_params(initial, shapes.params, shardings.params))
+                params = load_params(initial, e.model, tokenizer, shapes.params, shardings.params)
+                state = state.replace(params=params)
             logger.info("parameters from %s", initial)
     check_stores = verify_stores([store for split in stores.values() for store, _ in split])
     first = processes.is_first()

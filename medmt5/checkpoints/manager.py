@@ -36,6 +36,7 @@ from medmt5.errors import InputError
 from medmt5.failure import SaveError
 
 PREFIX = "checkpoint"
+CHUNK_BYTES = 1 << 25  # of an array, at most: what is read in parts need not be decoded whole (`conversion`)
 logger = logging.getLogger(__name__)
 
 
@@ -78,7 +79,9 @@ class CheckpointManager:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
+                    state=ocp.args.StandardSave(
+                        state, save_args=jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), state)
+                    ),
                     data=ocp.args.JsonSave(data),
                     digests=ocp.args.JsonSave({**tree_digests(state), "data": _data_digest(data)}),
                 ),

@@ -1,0 +1,122 @@
+"""`medmt5 convert`: a model from one format into another, a tensor at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from medmt5.annotation.labels import LABELS
+from medmt5.conversion.checkpoint import write_checkpoint
+from medmt5.conversion.formats import OURS, T5X, Source, open_source
+from medmt5.conversion.huggingface import write_model
+from medmt5.conversion.model_card import write_model_card
+from medmt5.conversion.t5x import write_t5x_legacy
+from medmt5.conversion.views import AsDtype
+from medmt5.conversion.vocabulary_files import write_tokenizer
+from medmt5.conversion.vocabulary_fit import fit_rows, make_tokenizer
+from medmt5.conversion.weights import TensorInfo, Weights
+from medmt5.errors import InputError
+from medmt5.model_files import ModelFiles, read_model_files, write_model_files
+from medmt5.progress import progress_bar
+from medmt5.tokenizer import Tokenizer
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def convert(
+    source: Path,
+    target: Path,
+    format: str,
+    *,
+    dtype: str = "float32",
+    vocabulary: Path | None = None,
+    scanned: bool = False,
+    licence: str | None = None,
+) -> None:
+    """Writes the model in `source`, whatever its format, to the new folder `target`.
+
+    Nothing is called `target` before it is whole. Peak memory is that of the largest tensor and a few blocks.
+
+    Args:
+      format: one of `formats.FORMATS`; "t5x" is the legacy layout of T5X.
+      dtype: of the weights written; our own are always float32.
+      vocabulary: the SentencePiece model, where the source has none beside it (T5X).
+      scanned: of T5X, the layout of its scanned models.
+      licence: of the weights, as SPDX writes it, for the model card.
+
+    Raises:
+      InputError: a source that is damaged or not a model of ours, a target that exists, a vocabulary that does not fit.
+    """
+    target = Path(target).absolute()
+    if target.exists():
+        raise InputError(f"{target} exists; convert to a new folder, or delete it")
+    if format == OURS and dtype != "float32":
+        raise InputError(
+            f"our checkpoints hold float32, not {dtype}; leave --dtype out (computing is ACTIVATION_DTYPE's)"
+        )
+    opened = open_source(source)
+    if format == opened.format == OURS:
+        raise InputError(f"{opened.path} is a checkpoint of medmt5 already; copy the folder")
+    with _appearing(target) as folder, progress_bar("convert", _parameters(opened), "parameters") as advance:
+        if format == T5X:
+            counted = _Counted(AsDtype(opened.weights, dtype), advance)
+            write_t5x_legacy(folder / f"checkpoint_{opened.step}", counted, scanned=scanned, step=opened.step)
+            return
+        tokenizer = _tokenizer(opened, vocabulary, folder / "vocabulary.model")
+        weights = fit_rows(opened, tokenizer)
+        rows = weights.tensors()["token_embedder/embedding"].shape[0]
+        config = dataclasses.replace(opened.config, vocab_size=rows)
+        if format == OURS:
+            write_checkpoint(folder / f"checkpoint_{opened.step}", weights, advance)
+            write_model_files(folder, ModelFiles(config, tokenizer, opened.lengths))
+            return
+        write_model(folder, weights, config, dtype, advance)
+        write_tokenizer(folder, tokenizer, opened.lengths["inputs"])
+        tokenizer.model_file.unlink()
+        write_model_card(folder, opened.path, config, tokenizer, licence)
+
+
+def _tokenizer(source: Source, vocabulary: Path | None, target: Path) -> Tokenizer:
+    labels = read_model_files(source.path).tokenizer.labels if source.format == OURS else LABELS
+    return make_tokenizer(source, vocabulary, target, labels)
+
+
+def _parameters(source: Source) -> int:
+    return sum(math.prod(info.shape) for info in source.weights.tensors().values())
+
+
+class _Counted:
+    """`Weights` that tell of what is read of them."""
+
+    def __init__(self, weights: Weights, advance: Callable[[int], None]):
+        self._weights, self._advance = weights, advance
+
+    def tensors(self) -> dict[str, TensorInfo]:
+        return self._weights.tensors()
+
+    def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
+        part = self._weights.read(name, index)
+        self._advance(part.size)
+        return part
+
+
+@contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """Yields a folder beside `target` that gets its name when the block ends well, and goes when it does not."""
+    if not target.parent.is_dir():
+        raise InputError(f"{target.parent} is no folder to write {target.name} into; make it first")
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
