@@ -13,7 +13,7 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401  (NumPy knows bfloat16 by it)
 import numpy as np
 
 from medmt5.errors import InputError
@@ -23,11 +23,8 @@ MAX_OBJECTS = 1_000_000  # mT5-XXL with its optimizer state has about 20,000
 MAX_TEXT_BYTES = 2**16
 ARRAY, SCALAR = 1, 3  # flax's extension types
 CHUNKED = "__msgpack_chunked_array__"
-_NUMBERS = {
-    **{0xCA + i: f for i, f in enumerate((">f", ">d", ">B", ">H", ">I", ">Q", ">b", ">h", ">i", ">q"))},
-}
+_NUMBERS = dict(enumerate((">f", ">d", ">B", ">H", ">I", ">Q", ">b", ">h", ">i", ">q"), start=0xCA))
 _LENGTHS = {1: ">B", 2: ">H", 4: ">I"}
-_DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 class InlineArray(NamedTuple):
@@ -155,8 +152,8 @@ class _Walk:
         expected = math.prod(shape) * _dtype(array.dtype).itemsize
         if expected != bytes_there:
             raise InputError(
-                f"{self._path} holds {bytes_there} bytes for an array {array.dtype}{list(shape)}, which has {expected}; "
-                "it is damaged, copy it again"
+                f"{self._path} holds {bytes_there} bytes for an array {array.dtype}{list(shape)}, which has {expected}: "
+                "damaged, copy it again"
             )
         return array
 
@@ -186,7 +183,7 @@ class _Walk:
 
 def _dtype(name: str) -> np.dtype:
     try:
-        dtype = _DTYPES.get(name) or np.dtype(name)
+        dtype = np.dtype(name)
     except TypeError:
         raise InputError(f"an array of the checkpoint is {name!r}, no dtype that NumPy knows") from None
     if dtype.hasobject or dtype.names:

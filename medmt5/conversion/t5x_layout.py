@@ -8,8 +8,8 @@ All other names are equal but for the table of relative positions: scanned, each
 `encoder/encoder`. T5X's `param_scan_axis` (1 if nobody set it) says where the layers are; a checkpoint does not say it,
 its shapes do.
 
-Axes are letters: V vocabulary, D embed, J joined = H heads x K per head, F mlp, B buckets of relative positions, M and N
-layers of the encoder and of the decoder.
+Axes are letters: V vocabulary, D embed, J joined = H heads x K per head, F mlp, B buckets of relative positions, M and
+N layers of the encoder and of the decoder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from medmt5.errors import InputError
 
 DTYPES = ("float32", "bfloat16")
 STACKS = {"encoder": "M", "decoder": "N"}
-_LAYERS = "MN"
 SHOWN = 3  # leaves an error names
 
 
@@ -64,7 +63,7 @@ class Layout(NamedTuple):
         """Returns the T5X leaves that hold our parameter `name`: one, or one a layer."""
         stack = name.split("/")[0]
         if self.scan_axis is not None:
-            return [re.sub(r"^(\w+)/(?:layers|(?=relpos_bias))", r"\1/\1/", name).replace("//", "/")]
+            return [f"{stack}/{name}" if "/relpos_bias/" in name else name.replace("/layers/", f"/{stack}/")]
         if "/layers/" not in name:
             return [name]
         return [name.replace("/layers/", f"/layers_{i}/") for i in range(self.sizes[STACKS[stack]])]
@@ -186,7 +185,9 @@ def _problem(layout: Layout, leaves: Mapping[str, TensorInfo]) -> str:
         if info.dtype not in DTYPES:
             return f"{leaf} is {info.dtype}, not one of {', '.join(DTYPES)}{_uint16(info.dtype)}"
         if info.dtype != leaves[layout.leaves(name)[0]].dtype:
-            return f"{leaf} is {info.dtype}, layer 0 is {leaves[layout.leaves(name)[0]].dtype}; all layers have one dtype"
+            return (
+                f"{leaf} is {info.dtype}, layer 0 is {leaves[layout.leaves(name)[0]].dtype}; all layers have one dtype"
+            )
     return ""
 
 
