@@ -152,8 +152,8 @@ class _Walk:
         expected = math.prod(shape) * _dtype(array.dtype).itemsize
         if expected != bytes_there:
             raise InputError(
-                f"{self._path} holds {bytes_there} bytes for an array {array.dtype}{list(shape)}, which has {expected}: "
-                "damaged, copy it again"
+                f"{self._path} has {bytes_there} bytes for an array {array.dtype}{list(shape)}, {expected} belong "
+                "there: it is damaged, copy it again"
             )
         return array
 
