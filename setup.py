@@ -18,6 +18,7 @@ CORE = [
     "jax>=0.10,<0.13",
     "jinja2>=3.1",
     "matplotlib>=3.9",
+    "ml_dtypes>=0.5",
     "numpy>=2.0",
     "optax>=0.2.5,<0.3",
     "orbax-checkpoint>=0.11.20,<0.13",
@@ -25,6 +26,7 @@ CORE = [
     # 0.2.3 breaks on protobuf 6 when apache-beam (an extra of TFDS and seqio) is installed beside it.
     "sentencepiece>=0.2.1,<0.2.3",
     "tensorboardX>=2.6",
+    "tensorstore>=0.1.74",
 ]
 # What making corpora, data sets and token stores needs.
 TRAIN = [
@@ -41,6 +43,7 @@ TRAIN = [
 ]
 TEST = [
     "hypothesis>=6.100",
+    "msgpack>=1.1",
     "mypy>=1.15",
     "pytest>=8.3",
     "pytest-xdist>=3.6",

@@ -184,10 +184,9 @@ def _problem(layout: Layout, leaves: Mapping[str, TensorInfo]) -> str:
             return f"{leaf} has shape {info.shape}, {layout.leaf_shape(name)} would fit the other leaves"
         if info.dtype not in DTYPES:
             return f"{leaf} is {info.dtype}, not one of {', '.join(DTYPES)}{_uint16(info.dtype)}"
-        if info.dtype != leaves[layout.leaves(name)[0]].dtype:
-            return (
-                f"{leaf} is {info.dtype}, layer 0 is {leaves[layout.leaves(name)[0]].dtype}; all layers have one dtype"
-            )
+        first = leaves[layout.leaves(name)[0]].dtype
+        if info.dtype != first:
+            return f"{leaf} is {info.dtype}, layer 0 is {first}; all layers have one dtype"
     return ""
 
 
