@@ -15,9 +15,9 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,14 +52,14 @@ class T5XWeights:
     def __init__(self, leaves: Mapping[str, _Array], layout: Layout):
         self._leaves = leaves
         self._layout = layout
+        self._infos = {name: TensorInfo(layout.shape(name), leaves[layout.leaves(name)[0]].dtype) for name in AXES}
 
     def tensors(self) -> dict[str, TensorInfo]:
-        layout = self._layout
-        return {name: TensorInfo(layout.shape(name), self._leaves[layout.leaves(name)[0]].dtype) for name in AXES}
+        return dict(self._infos)
 
     def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
         """Returns one parameter or a part of it. Raises InputError where a chunk is damaged."""
-        layout, info = self._layout, self.tensors()[name]
+        layout, info = self._layout, self._infos[name]
         asked = [slice(*part.indices(size)[:2]) for part, size in zip(index or (), info.shape, strict=False)]
         asked += [slice(0, size) for size in info.shape[len(asked) :]]
         # T5X's scanned kernels know heads: what lies inside of one is cut out at the end.
@@ -71,7 +71,7 @@ class T5XWeights:
         where = dict(zip(AXES[name], wide, strict=True))
         if "J" in where:
             where |= {"H": slice(where["J"].start // heads, where["J"].stop // heads), "K": slice(0, heads)}
-        if len(leaves) > 1:  # one a layer
+        if layout.is_a_leaf_per_layer(name):
             for view, leaf in zip(out, leaves[wide[0]], strict=True):
                 _read_into(view, self._leaves[leaf], [where[axis] for axis in leaf_axes])
         else:  # an axis of layers that ours has not: all are equal, the first is taken
@@ -121,28 +121,35 @@ def write_t5x_legacy(path: Path, weights: Weights, *, scanned: bool, step: int) 
         raise InputError(f"T5X finds a checkpoint by its name: write step {step} to {path / f'checkpoint_{step}'}")
     if path.exists():
         raise InputError(f"{path} exists; write to another folder, or delete it")
-    infos = weights.tensors()
-    layout = layout_of(infos, 1 if scanned else None)
+    layout = layout_of(weights.tensors(), 1 if scanned else None)
     temporary = path.with_name(f"{path.name}.tmp-{int(time.time())}")
     temporary.mkdir(parents=True)
+    try:
+        optimizer = _write_arrays(temporary, weights, layout, step)
+        index = serialization.msgpack_serialize({"version": VERSION, "optimizer": optimizer})
+        (temporary / INDEX).write_bytes(index)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_arrays(folder: Path, weights: Weights, layout: Layout, step: int) -> dict[str, Any]:
+    """Writes the parameters; returns what the index tells of them and of the optimizer."""
+    infos = weights.tensors()
     target: dict[str, Any] = {}
     states: dict[str, Any] = {}
     for name in AXES:
+        shape = layout.leaf_shape(name)
         for number, leaf in enumerate(layout.leaves(name)):
-            shape = layout.leaf_shape(name)
-            array, spec = create_folder(
-                temporary, f"target.{leaf.replace('/', '.')}", shape, infos[name].dtype, BLOCK_BYTES
-            )
-            read = partial(_leaf_rows, weights, name, layout, number)
-            for start in range(0, shape[0], rows := array.chunk_layout.write_chunk.shape[0]):
+            array, specification = create_folder(folder, _folder(leaf), shape, infos[name].dtype, BLOCK_BYTES)
+            rows = array.chunk_layout.write_chunk.shape[0]
+            for start in range(0, shape[0], rows):
                 stop = min(start + rows, shape[0])
-                array[start:stop].write(read(start, stop)).result()
-            _put(target, leaf, spec)
+                array[start:stop].write(_leaf_rows(weights, name, layout, number, start, stop)).result()
+            _put(target, leaf, specification)
             _put(states, leaf, first_state(layout.axes(name), shape))
-    state = {"step": np.asarray(step, np.int32), "param_states": states}
-    index = serialization.msgpack_serialize({"version": VERSION, "optimizer": {"state": state, "target": target}})
-    (temporary / INDEX).write_bytes(index)
-    temporary.rename(path)
+    return {"target": target, "state": {"step": np.asarray(step, np.int32), "param_states": states}}
 
 
 def _leaf_rows(weights: Weights, name: str, layout: Layout, layer: int, start: int, stop: int) -> np.ndarray:
@@ -154,10 +161,10 @@ def _leaf_rows(weights: Weights, name: str, layout: Layout, layer: int, start: i
         where["J"] = slice(start * layout.sizes["K"], stop * layout.sizes["K"])
     else:
         where[leaf[0]] = rows
-    if len(layout.leaves(name)) > 1:
+    if layout.is_a_leaf_per_layer(name):
         where[ours[0]] = slice(layer, layer + 1)
     part = weights.read(name, tuple(where[axis] for axis in ours))
-    if len(layout.leaves(name)) > 1:
+    if layout.is_a_leaf_per_layer(name):
         return part[0]
     return np.broadcast_to(layout.as_leaf(name, part), (stop - start, *layout.leaf_shape(name)[1:]))
 
@@ -194,7 +201,7 @@ def _legacy_leaves(path: Path) -> dict[str, _Array]:
         if isinstance(leaf, InlineArray):
             leaves[name] = leaf
         elif isinstance(leaf, dict) and leaf.get("driver") == "zarr":
-            leaves[name] = open_folder(path, f"target.{name.replace('/', '.')}")
+            leaves[name] = open_folder(path, _folder(name))
         else:
             raise InputError(f"{file}: target/{name} is neither an array nor a zarr specification")
     return leaves
@@ -230,6 +237,10 @@ def _check_relative_positions(leaves: Mapping[str, _Array], layout: Layout, path
                 f"{path}: the layers of the {stack} have different tables of relative positions (relpos_bias): that is "
                 "umT5, or an mT5 trained on as a scanned model. medmt5 has one table for all layers, as T5 1.1 and mT5"
             )
+
+
+def _folder(leaf: str) -> str:
+    return f"target.{leaf.replace('/', '.')}"
 
 
 def _put(tree: dict[str, Any], name: str, value: Any) -> None:

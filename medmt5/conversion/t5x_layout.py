@@ -64,7 +64,7 @@ class Layout(NamedTuple):
         stack = name.split("/")[0]
         if self.scan_axis is not None:
             return [f"{stack}/{name}" if "/relpos_bias/" in name else name.replace("/layers/", f"/{stack}/")]
-        if "/layers/" not in name:
+        if not self.is_a_leaf_per_layer(name):
             return [name]
         return [name.replace("/layers/", f"/layers_{i}/") for i in range(self.sizes[STACKS[stack]])]
 
@@ -76,10 +76,13 @@ class Layout(NamedTuple):
         if not stacked:
             return ours
         own = ours.replace(stack_axis, "")
-        if self.scan_axis is None:
+        if self.is_a_leaf_per_layer(name):
             return own
         own = own.replace("J", "HK")
         return own[: self.scan_axis] + stack_axis + own[self.scan_axis :]
+
+    def is_a_leaf_per_layer(self, name: str) -> bool:
+        return self.scan_axis is None and "/layers/" in name
 
     def leaf_shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.sizes[axis] for axis in self.axes(name))
@@ -95,7 +98,8 @@ class Layout(NamedTuple):
         ours, leaf = AXES[name], self.axes(name)
         if "J" in ours and "K" in leaf:
             joined = ours.index("J")
-            array = array.reshape(*array.shape[:joined], -1, self.sizes["K"], *array.shape[joined + 1 :])
+            heads = array.shape[joined] // self.sizes["K"]
+            array = array.reshape(*array.shape[:joined], heads, self.sizes["K"], *array.shape[joined + 1 :])
             ours = ours.replace("J", "HK")
         for axis in set(leaf) - set(ours):
             array, ours = array[None], axis + ours
@@ -115,6 +119,9 @@ def layout_of(weights: Mapping[str, TensorInfo], scan_axis: int | None) -> Layou
     if wrong:
         name = wrong[0]
         raise InputError(f"{name} has shape {weights[name].shape}, {ours.shape(name)} would fit the other parameters")
+    for name in AXES:
+        if weights[name].dtype not in DTYPES:
+            raise InputError(f"{name} is {weights[name].dtype}; T5X keeps {' or '.join(DTYPES)}: convert it first")
     return ours._replace(scan_axis=scan_axis)
 
 

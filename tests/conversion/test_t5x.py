@@ -328,7 +328,10 @@ def test_link_out_of_the_checkpoint(checkpoint, whole):
             "is float64, not one of float32, bfloat16",
         ),
         (lambda x: x | {"encoder/encoder_norm/scale": np.ones(6, np.uint16)}, "version 2 hold bfloat16 as uint16"),
-        (lambda x: x | {"encoder/layers_1/mlp/wo/kernel": np.ones((MLP, EMBED), BFLOAT16)}, "is bfloat16, layer 0 is float32"),
+        (
+            lambda x: x | {"encoder/layers_1/mlp/wo/kernel": np.ones((MLP, EMBED), BFLOAT16)},
+            "is bfloat16, layer 0 is float32",
+        ),
         (lambda x: {k: v for k, v in x.items() if "logits_dense" not in k}, "logits are made with the embedding"),
         (lambda x: {k.replace("wi_0", "wi"): v for k, v in x.items() if "wi_1" not in k}, "the ungated MLP of T5 1.0"),
     ],
@@ -411,10 +414,23 @@ def test_what_is_not_written(tmp_path):
     for change, message in (
         ({"encoder/adapter": np.ones(3)}, r"1 not known \(encoder/adapter\)"),
         ({"decoder/decoder_norm/scale": np.ones(5)}, r"has shape \(5,\), \(6,\) would fit"),
+        ({"decoder/decoder_norm/scale": np.ones(6)}, "is float64; T5X keeps float32 or bfloat16"),
     ):
         with pytest.raises(InputError, match=message):
             write_t5x_legacy(tmp_path / "checkpoint_4", Arrays(ours | change), scanned=False, step=4)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint_3"]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    class Failing(Arrays):
+        def read(self, name, index=None):
+            if "decoder" in name:
+                raise OSError("no space left on device")
+            return super().read(name, index)
+
+    with pytest.raises(OSError, match="no space"):
+        write_t5x_legacy(tmp_path / "checkpoint_3", Failing(our_arrays()), scanned=False, step=3)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
