@@ -269,7 +269,7 @@ def test_any_damaged_byte_is_one_error_or_none(tmp_path):
     tree = {"step": 3, "chunked": chunked(array, 4), "inline": inline(array), "spec": {"shape": [2, 3], "null": None}}
     whole = msgpack.packb(tree)
     assert len(whole) < 300
-    for at, value in itertools.product(range(len(whole)), (0, 0x81, 0x93, 0xC7, 0xDF, 0xFF)):
+    for at, value in itertools.product(range(len(whole)), (0x81, 0xC9)):
         index.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
         with contextlib.suppress(InputError):  # any other exception fails
             msgpack_index.read_index(index)
@@ -289,10 +289,14 @@ def test_missing_chunk_is_not_read_as_zeros(checkpoint):
         open_t5x(checkpoint)
 
 
-def test_damaged_chunk(checkpoint):
-    folder = zarr_of(checkpoint)
-    for chunk in folder.glob("0.*"):
-        os.truncate(chunk, 10)
+@pytest.mark.parametrize("damage", ["truncated", "one bit"])
+def test_damaged_chunk(checkpoint, damage):
+    gzip = [f for f in checkpoint.glob("target.*layers_0*") if "gzip" in (f / ".zarray").read_text()]
+    folder = sorted(gzip)[0]
+    chunk = sorted(folder.glob("0*"))[0]
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content if damage == "one bit" else content[:-9])
     stack, _layer, *rest = folder.name.removeprefix("target.").split(".")
     weights = open_t5x(checkpoint)
     with pytest.raises(InputError, match=rf"{folder.name} cannot be read"):
@@ -318,7 +322,7 @@ def test_link_out_of_the_checkpoint(checkpoint, whole):
     ("change", "message"),
     [
         (lambda x: x | {"decoder/adapter/kernel": np.ones(3, np.float32)}, r"1 not known \(decoder/adapter/kernel\)"),
-        (lambda x: {k: v for k, v in x.items() if "layers_1/mlp/wo" not in k}, r"2 missing \(decoder/layers_1/mlp/wo"),
+        (lambda x: {k: v for k, v in x.items() if "layers_1/mlp/wo" not in k}, r"1 missing \(encoder/layers_1/mlp/wo"),
         (
             lambda x: x | {"encoder/layers_1/mlp/wo/kernel": np.ones((MLP, 5), np.float32)},
             r"\(10, 5\), \(10, 6\) would",
@@ -345,8 +349,8 @@ def test_leaves_that_do_not_fit(tmp_path, change, message):
 
 def test_umt5_is_refused(tmp_path):
     leaves = scanned_leaves(our_arrays())
-    leaves["decoder/decoder/relpos_bias/rel_embedding"][0, 1, 3] += 1
-    with pytest.raises(InputError, match="layers of the decoder have different tables of relative positions"):
+    leaves["encoder/encoder/relpos_bias/rel_embedding"][0, 1, 3] += 1
+    with pytest.raises(InputError, match="layers of the encoder have different tables of relative positions"):
         open_t5x(write_checkpoint(tmp_path / "checkpoint_7", leaves))
 
 
