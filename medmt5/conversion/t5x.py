@@ -63,14 +63,15 @@ class T5XWeights:
         asked = [slice(*part.indices(size)[:2]) for part, size in zip(index or (), info.shape, strict=False)]
         asked += [slice(0, size) for size in info.shape[len(asked) :]]
         # T5X's scanned kernels know heads: what lies inside of one is cut out at the end.
-        heads = layout.sizes["K"] if layout.scan_axis is not None else 1
-        step = [heads if axis == "J" else 1 for axis in AXES[name]]
-        wide = [slice(s.start // n * n, -(-s.stop // n) * n) for s, n in zip(asked, step, strict=True)]
+        head_dim = 1 if layout.scan_axis is None else layout.sizes["K"]
+        unit = [head_dim if axis == "J" else 1 for axis in AXES[name]]
+        wide = [slice(s.start // n * n, -(-s.stop // n) * n) for s, n in zip(asked, unit, strict=True)]
         out = np.empty([max(0, s.stop - s.start) for s in wide], np.dtype(info.dtype))
         leaves, leaf_axes = layout.leaves(name), layout.axes(name)
         where = dict(zip(AXES[name], wide, strict=True))
         if "J" in where:
-            where |= {"H": slice(where["J"].start // heads, where["J"].stop // heads), "K": slice(0, heads)}
+            joined = where["J"]
+            where |= {"H": slice(joined.start // head_dim, joined.stop // head_dim), "K": slice(0, head_dim)}
         if layout.is_a_leaf_per_layer(name):
             for view, leaf in zip(out, leaves[wide[0]], strict=True):
                 _read_into(view, self._leaves[leaf], [where[axis] for axis in leaf_axes])
@@ -173,7 +174,7 @@ def _read_into(out: np.ndarray, array: _Array, index: list[slice]) -> None:
     """Fills `out` with `array` at `index`, a block of its chunks at a time: memory does not grow with the array."""
     steps, room = list(array.chunks), BLOCK_BYTES // np.dtype(array.dtype).itemsize
     for axis in reversed(range(len(steps))):
-        steps[axis] *= max(1, room // math.prod(steps))
+        steps[axis] = min(array.shape[axis], steps[axis] * max(1, room // math.prod(steps)))
     for block in itertools.product(*(_cut(part, step) for part, step in zip(index, steps, strict=True))):
         at = tuple(slice(b.start - i.start, b.stop - i.start) for b, i in zip(block, index, strict=True))
         out[at] = array.read(block)

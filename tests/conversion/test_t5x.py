@@ -222,6 +222,16 @@ def test_small_blocks_change_nothing(tmp_path, monkeypatch):
     assert_bitwise(open_t5x(tmp_path / "checkpoint_1"), ours)
 
 
+def test_reads_in_blocks_not_in_rows(tmp_path, monkeypatch):
+    folder = write_checkpoint(tmp_path / "checkpoint_7", unscanned_leaves(our_arrays()))
+    reads = []
+    monkeypatch.setattr(
+        msgpack_index.InlineArray, "_bytes", lambda self, *part: reads.append(part) or np.zeros(1200, "u1")
+    )
+    open_t5x(folder).read("token_embedder/embedding")  # the first leaf: inline
+    assert reads == [(0, VOCAB * EMBED * 4)]
+
+
 def test_reads_the_orbax_layout(tmp_path):
     ours = our_arrays()
     kvstore = {"driver": "ocdbt", "base": f"file://{tmp_path}/checkpoint_7/state/"}
