@@ -54,7 +54,7 @@ class InlineArray(NamedTuple):
                 first, last = max(start, position), min(stop, position + length)
                 if first < last:
                     file.seek(offset + first - position)
-                    if file.readinto(memoryview(out)[first - start : last - start]) != last - first:
+                    if file.readinto(out.data[first - start : last - start]) != last - first:
                         raise InputError(f"{self.path} became shorter while it was read; copy it again")
                 position += length
         return out

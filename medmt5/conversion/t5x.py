@@ -144,7 +144,7 @@ def _write_arrays(folder: Path, weights: Weights, layout: Layout, step: int) -> 
         shape = layout.leaf_shape(name)
         for number, leaf in enumerate(layout.leaves(name)):
             array, specification = create_folder(folder, _folder(leaf), shape, infos[name].dtype, BLOCK_BYTES)
-            rows = array.chunk_layout.write_chunk.shape[0]
+            rows = specification["metadata"]["chunks"][0]
             for start in range(0, shape[0], rows):
                 stop = min(start + rows, shape[0])
                 array[start:stop].write(_leaf_rows(weights, name, layout, number, start, stop)).result()

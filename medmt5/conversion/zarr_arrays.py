@@ -26,11 +26,11 @@ CONTEXT = ts.Context({"file_io_concurrency": {"limit": 4}})
 class ZarrArray:
     """An open array, and its shape, dtype and chunks."""
 
-    def __init__(self, name: str, store: ts.TensorStore):
+    def __init__(self, name: str, store: ts.TensorStore, chunks: tuple[int, ...]):
         self._name, self._store = name, store
-        self.shape = tuple(store.shape)
-        self.dtype = store.dtype.name
-        self.chunks = tuple(store.chunk_layout.read_chunk.shape)
+        self.shape: tuple[int, ...] = tuple(store.shape)
+        self.dtype: str = store.dtype.name
+        self.chunks = chunks
 
     def read(self, index: tuple[slice, ...]) -> np.ndarray:
         try:
@@ -53,7 +53,7 @@ def open_zarr(name: str, kvstore: dict[str, Any], keys: Collection[str]) -> Zarr
         metadata = store.spec().to_json()["metadata"]
     except ValueError as error:
         raise InputError(f"{name} is no zarr array that can be read: {_first_line(error)}") from error
-    array = ZarrArray(name, store)
+    array = ZarrArray(name, store, tuple(metadata["chunks"]))
     chunk_bytes = math.prod(array.chunks) * store.dtype.numpy_dtype.itemsize
     grid = [range(math.ceil(size / chunk)) for size, chunk in zip(array.shape, array.chunks, strict=True)]
     num_chunks = math.prod(map(len, grid))
