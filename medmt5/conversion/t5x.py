@@ -17,6 +17,7 @@ import math
 import re
 import shutil
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +34,7 @@ from medmt5.errors import InputError
 
 VERSION = 3  # of the index, since June 2021; version 2 differs in bfloat16 alone
 BLOCK_BYTES = 2**26  # read or written at once
+WRITES_AT_ONCE = 4  # compressing takes longer than all else
 INDEX, STATE = "checkpoint", "state"
 
 
@@ -125,18 +127,23 @@ def write_t5x_legacy(path: Path, weights: Weights, *, scanned: bool, step: int) 
     layout = layout_of(weights.tensors(), 1 if scanned else None)
     temporary = path.with_name(f"{path.name}.tmp-{int(time.time())}")
     temporary.mkdir(parents=True)
+    writes: deque[Any] = deque()
     try:
-        optimizer = _write_arrays(temporary, weights, layout, step)
+        optimizer = _write_arrays(temporary, weights, layout, step, writes)
         index = serialization.msgpack_serialize({"version": VERSION, "optimizer": optimizer})
         (temporary / INDEX).write_bytes(index)
         temporary.rename(path)
     except BaseException:
+        for write in writes:
+            write.exception()  # waits: it would write into the folder that is deleted
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _write_arrays(folder: Path, weights: Weights, layout: Layout, step: int) -> dict[str, Any]:
-    """Writes the parameters; returns what the index tells of them and of the optimizer."""
+def _write_arrays(folder: Path, weights: Weights, layout: Layout, step: int, writes: deque[Any]) -> dict[str, Any]:
+    """Writes the parameters, `writes` being the chunks under way; returns what the index tells of them and of the
+    optimizer.
+    """
     infos = weights.tensors()
     target: dict[str, Any] = {}
     states: dict[str, Any] = {}
@@ -147,9 +154,14 @@ def _write_arrays(folder: Path, weights: Weights, layout: Layout, step: int) -> 
             rows = specification["metadata"]["chunks"][0]
             for start in range(0, shape[0], rows):
                 stop = min(start + rows, shape[0])
-                array[start:stop].write(_leaf_rows(weights, name, layout, number, start, stop)).result()
+                writes.append(array[start:stop].write(_leaf_rows(weights, name, layout, number, start, stop)).commit)
+                writes[-1].force()
+                if len(writes) == WRITES_AT_ONCE:
+                    writes.popleft().result()
             _put(target, leaf, specification)
             _put(states, leaf, first_state(layout.axes(name), shape))
+    for write in writes:
+        write.result()
     return {"target": target, "state": {"step": np.asarray(step, np.int32), "param_states": states}}
 
 
