@@ -49,6 +49,7 @@ SERVE = [
 TEST = [
     "httpx2>=2.0",
     "hypothesis>=6.100",
+    "msgpack>=1.1",
     "mypy>=1.15",
     "openapi-spec-validator>=0.7.2",
     "pytest>=8.3",
