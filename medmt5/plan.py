@@ -20,6 +20,7 @@ from medmt5.tokens import loader
 from medmt5.tokens.mixture import Mixture, mixture_file
 from medmt5.train import Experiment, check, describe, make_train_step, mesh_peak_flops, open_stores, step_flops
 from medmt5.training import step as steps
+from medmt5.training import trainable
 from medmt5.training.goodput import duration
 
 USUAL_MFU = 0.4
@@ -28,7 +29,8 @@ USUAL_MFU = 0.4
 def make_plan(e: Experiment) -> str:
     """Returns the plan as text; raises InputError for what would stop the run before its first step."""
     mesh, tokenizer = check(e)
-    shapes, shardings = steps.state_shardings(e.model, e.optimizer, mesh, e.partitioning)
+    optimizer = trainable.keep_state_of(e.optimizer, e.trained)
+    shapes, shardings = steps.state_shardings(e.model, optimizer, mesh, e.partitioning)
     inputs, targets = (e.feature_lengths[name] for name in ("inputs", "targets"))
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype)
@@ -39,7 +41,8 @@ def make_plan(e: Experiment) -> str:
     seconds = time.monotonic() - start
     start_step, source = _start(e)
     remaining = max(0, e.train_steps - start_step)
-    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+    saved = steps.with_params(shapes, e.saved)
+    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(saved))
     device = mesh.devices.flat[0]
     flops, peak = step_flops(e), mesh_peak_flops(mesh, e.model.dtype)
     step_tokens = e.batch_size * (inputs + targets)

@@ -31,6 +31,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 
+from medmt5.checkpoints import adapters
 from medmt5.checkpoints.digests import tree_digests
 from medmt5.errors import InputError
 from medmt5.failure import SaveError
@@ -230,38 +231,62 @@ def checkpoint_step(path: Path) -> int:
 
 
 def restore_params(checkpoint: Path, shapes: Any, shardings: Any) -> Any:
-    """Returns the parameters alone of one checkpoint folder, checked against their digests.
+    """Returns the parameters alone of one checkpoint folder, checked against their digests; of adapters, merged into
+    their base.
 
     Raises InputError naming the parameters that are missing, left over or of another shape.
     """
     checkpoint = Path(checkpoint).absolute()
+    record = adapters.record_in(_read_data(checkpoint))
+    if record is None:
+        return _restore_stored(checkpoint, shapes, shardings)
+    base = restore_params(record.base_folder(checkpoint), shapes, shardings)
+    own = _restore_stored(checkpoint, *adapters.own_layout(_stored_shapes(checkpoint), shapes, shardings))
+    return adapters.merge(base, own, record, checkpoint, shardings)
+
+
+def _restore_stored(checkpoint: Path, shapes: Any, shardings: Any) -> Any:
     abstract = {"params": _abstract(shapes, shardings)}
     arguments = ocp.args.PyTreeRestore(
         item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True
     )
-    with _quiet_orbax(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        try:
-            stored = reader.metadata(checkpoint / "state").item_metadata.tree["params"]
-            _check_shapes(checkpoint, stored, shapes)
-            params = reader.restore(checkpoint / "state", args=arguments)["params"]
-            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as json_reader:
-                digests = json_reader.restore(checkpoint / "digests")
-        except InputError:
-            raise
-        except Exception as error:  # whatever Orbax or TensorStore raise on damage
-            raise InputError(f"{checkpoint} cannot be read, it is damaged or not ours: {_first_line(error)}") from error
+    with _readable(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        _check_shapes(checkpoint, _stored_shapes(checkpoint), shapes)
+        params = reader.restore(checkpoint / "state", args=arguments)["params"]
+        digests = ocp.JsonCheckpointHandler().restore(checkpoint / "digests")
     ours = {f".params{path}": value for path, value in tree_digests(params).items()}
     _compare(ours, {path: value for path, value in digests.items() if path in ours}, checkpoint)
     return params
 
 
-def _check_shapes(checkpoint: Path, metadata: Any, shapes: Any) -> None:
-    stored = {
-        jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(metadata)
-    }
-    wanted = {
-        jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
-    }
+def _stored_shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
+    """Returns path -> shape of the parameters in a checkpoint, as `_name` writes paths."""
+    with _readable(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        metadata = reader.metadata(checkpoint / "state").item_metadata.tree["params"]
+        return {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(metadata)}
+
+
+def _read_data(checkpoint: Path) -> dict[str, Any]:
+    with _readable(checkpoint):
+        data, digests = (ocp.JsonCheckpointHandler().restore(checkpoint / item) for item in ("data", "digests"))
+        _compare({"data": _data_digest(data)}, {"data": digests["data"]}, checkpoint)
+        return data
+
+
+@contextmanager
+def _readable(checkpoint: Path) -> Iterator[None]:
+    """Turns whatever Orbax, TensorStore or JSON raise on damage into one message."""
+    with _quiet_orbax():
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{checkpoint} cannot be read, it is damaged or not ours: {_first_line(error)}") from error
+
+
+def _check_shapes(checkpoint: Path, stored: dict[str, tuple[int, ...]], shapes: Any) -> None:
+    wanted = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
     problems = [f"  missing in the checkpoint: {name} {shape}" for name, shape in wanted.items() if name not in stored]
     problems += [f"  not in this model: {name} {shape}" for name, shape in stored.items() if name not in wanted]
     problems += [
@@ -339,3 +364,7 @@ def _first_line(error: Exception) -> str:
     """Where it is long, its middle is left out: the reason stands at the end, after names of files."""
     line = str(error).strip().partition("\n")[0]
     return (line if len(line) <= 300 else f"{line[:150]} … {line[-150:]}") or type(error).__name__
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
