@@ -33,7 +33,10 @@ class Record:
 
     def check(self, frozen: Any, checkpoint: Path) -> None:
         """Raises InputError unless `frozen`, the base's parameters that the run did not train, are what they were."""
-        now = tree_digests(frozen)
+        self.compare(tree_digests(frozen), checkpoint)
+
+    def compare(self, now: Mapping[str, int], checkpoint: Path) -> None:
+        """`check`, of digests."""
         changed = sorted(name for name in now.keys() | self.digests.keys() if now.get(name) != self.digests.get(name))
         if changed:
             raise InputError(

@@ -81,7 +81,7 @@ class CheckpointManager:
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
                     data=ocp.args.JsonSave(data),
-                    digests=ocp.args.JsonSave({**tree_digests(state), "data": _data_digest(data)}),
+                    digests=ocp.args.JsonSave({**tree_digests(state), "data": data_digest(data)}),
                 ),
             )
 
@@ -165,7 +165,7 @@ class CheckpointManager:
         if _all_agree(restored is not None):
             ours = tree_digests(state)
             try:
-                _compare({**ours, "data": _data_digest(data)}, digests, "the restored state")
+                _compare({**ours, "data": data_digest(data)}, digests, "the restored state")
             except Exception as error:  # `data` and `digests` may be anything
                 problem = _first_line(error)
             if _all_agree(not problem):
@@ -211,15 +211,19 @@ def find_checkpoint(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise InputError(f"no such folder: {path}; give a MODEL_DIR, or one {PREFIX}_<step> folder in it")
-    steps = {
-        step: child for child in path.iterdir() if (step := _step_of(child)) is not None and (child / "state").is_dir()
-    }
+    steps = checkpoints_in(path)
     if not steps:
         raise InputError(
             f"no {PREFIX}_<step> in {path}; give a MODEL_DIR that `medmt5 train` has written to, or one of its "
             "checkpoints"
         )
     return steps[max(steps)]
+
+
+def checkpoints_in(model_dir: Path) -> dict[int, Path]:
+    """Returns step -> folder of the checkpoints there are, as far as their names say."""
+    steps = {_step_of(child): child for child in model_dir.iterdir() if (child / "state").is_dir()}
+    return {step: child for step, child in steps.items() if step is not None}
 
 
 def checkpoint_step(path: Path) -> int:
@@ -267,9 +271,12 @@ def _stored_shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read_data(checkpoint: Path) -> dict[str, Any]:
+    """Returns {} for a checkpoint that says nothing: a converted one."""
+    if not (checkpoint / "data").is_dir():
+        return {}
     with _readable(checkpoint):
         data, digests = (ocp.JsonCheckpointHandler().restore(checkpoint / item) for item in ("data", "digests"))
-        _compare({"data": _data_digest(data)}, {"data": digests["data"]}, checkpoint)
+        _compare({"data": data_digest(data)}, {"data": digests["data"]}, checkpoint)
         return data
 
 
@@ -309,7 +316,7 @@ def _compare(ours: dict[str, int], stored: dict[str, int], what: Any) -> None:
         )
 
 
-def _data_digest(data: dict[str, Any]) -> int:
+def data_digest(data: dict[str, Any]) -> int:
     """Returns a 32-bit digest of what JSON keeps of `data`."""
     return zlib.crc32(json.dumps(json.loads(json.dumps(data)), sort_keys=True).encode())
 

@@ -1,5 +1,7 @@
 """What is frozen stays as it was, bit for bit, costs no gradient and no state; what is trained is trained as ever."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,37 +9,49 @@ import pytest
 from medmt5 import partitioning
 from medmt5.errors import InputError
 from medmt5.model import mt5
+from medmt5.model.lora import LoRA
 from medmt5.partitioning import Partitioning
 from medmt5.training import optimizers, schedules, trainable
 from medmt5.training import step as steps
-from tests.training.test_step import make_batch
 
 CONFIG = mt5.MT5Config(
-    vocab_size=256, emb_dim=32, num_heads=2, num_encoder_layers=2, num_decoder_layers=2, head_dim=16, mlp_dim=64
+    vocab_size=64, emb_dim=32, num_heads=2, num_encoder_layers=2, num_decoder_layers=2, head_dim=16, mlp_dim=64
 )
 RULES = (("decoder/layers/mlp/.*", True), ("decoder/logits_dense/kernel", False), ("decoder/.*", True), (".*", False))
+
+
+def make_batch(seed):
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(3, 60, (8, 5)).astype(np.int32)
+    return {
+        "encoder_input_tokens": rng.integers(3, 60, (8, 7)).astype(np.int32),
+        "decoder_target_tokens": targets,
+        "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_loss_weights": np.ones((8, 5), np.float32),
+    }
 
 
 def names_of(tree):
     return ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def train(rules, mesh_rules=None, num_microbatches=1, config=CONFIG):
-    """Returns (state before, state after two steps, trained names), on the host."""
+def train(rules, mesh_rules=None, num_microbatches=1):
+    """Returns ([states after 0, 1, 2 steps] on the host, trained names)."""
     mesh_rules = mesh_rules or Partitioning(num_devices=1)
     mesh = mesh_rules.make_mesh()
-    trained = rules and trainable.trained_names(steps.init_state(config, optimizers.adamw(0.01), 0).params, rules)
+    trained = trainable.trained_parameters(CONFIG, rules)
     optimizer = trainable.keep_state_of(optimizers.adafactor(schedules.constant(0.01)), trained)
-    _, shardings = steps.state_shardings(config, optimizer, mesh, mesh_rules)
-    state = steps.create_state(config, optimizer, 1, shardings)
+    _, shardings = steps.state_shardings(CONFIG, optimizer, mesh, mesh_rules)
+    state = steps.create_state(CONFIG, optimizer, 1, shardings)
     step = steps.make_train_step(
-        config, optimizer, steps.Objective(), seed=0, mesh=mesh, shardings=shardings,
+        CONFIG, optimizer, steps.Objective(), seed=0, mesh=mesh, shardings=shardings,
         num_microbatches=num_microbatches, trained=trained,
     )  # fmt: skip
-    before = jax.device_get(state)
+    states = [jax.device_get(state)]
     for i in range(2):
         state, _ = step(state, partitioning.put_batch(make_batch(i), mesh))
-    return before, jax.device_get(state), trained
+        states.append(jax.device_get(state))
+    return states, trained
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +60,7 @@ def partly():
 
 
 def test_frozen_parameters_keep_their_bits_and_all_others_move(partly):
-    before, after, trained = partly
+    (before, _, after), trained = partly
     assert {name.split("/")[0] for name in trained} == {"decoder"}
     assert "decoder/logits_dense/kernel" not in trained
     for name, a, b in zip(names_of(before.params), *map(jax.tree.leaves, (before.params, after.params)), strict=True):
@@ -54,35 +68,23 @@ def test_frozen_parameters_keep_their_bits_and_all_others_move(partly):
 
 
 def test_only_trained_parameters_have_optimizer_state(partly):
-    _, after, trained = partly
+    (*_, after), trained = partly
     statistics = [s for s in jax.tree.leaves(after.opt_state, is_leaf=lambda x: hasattr(x, "v_row")) if hasattr(s, "v")]
     assert set(names_of(statistics[0].v)) == trained
 
 
-def test_one_step_moves_the_trained_as_a_run_of_all_would():
+def test_one_step_moves_the_trained_as_a_run_of_all_would(partly):
     """Adafactor's update of a parameter depends on its own gradient alone."""
-    config, mesh = CONFIG, Partitioning(num_devices=1).make_mesh()
-    results = []
-    for rules in (RULES, ((".*", True),)):
-        trained = trainable.trained_names(steps.init_state(config, optimizers.adamw(0.01), 0).params, rules)
-        optimizer = trainable.keep_state_of(optimizers.adafactor(schedules.constant(0.01)), trained)
-        _, shardings = steps.state_shardings(config, optimizer, mesh, Partitioning(num_devices=1))
-        step = steps.make_train_step(
-            config, optimizer, steps.Objective(), seed=0, mesh=mesh, shardings=shardings, trained=trained
-        )
-        state, metrics = step(steps.create_state(config, optimizer, 1, shardings), make_batch(0))
-        results.append((trained, jax.device_get(state.params), float(metrics["total"])))
-    (trained, some, loss), (everything, all_of_them, loss_of_all) = results
+    (_, some, _), trained = partly
+    (_, whole, _), everything = train(None)
     assert everything is None
-    np.testing.assert_allclose(loss, loss_of_all, rtol=1e-6)
-    for a, b in zip(*(jax.tree.leaves(trainable.split(p, trained)[0]) for p in (some, all_of_them)), strict=True):
+    for a, b in zip(*(jax.tree.leaves(trainable.split(s.params, trained)[0]) for s in (some, whole)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_a_mesh_and_microbatches_change_nothing(partly):
-    _, expected, _ = partly
-    mesh = Partitioning(num_model_partitions=2, shard_parameters_over_data=True)
-    _, state, _ = train(RULES, mesh, num_microbatches=2)
+    (*_, expected), _ = partly
+    (*_, state), _ = train(RULES, Partitioning(num_model_partitions=2, shard_parameters_over_data=True), 2)
     for name, a, b in zip(names_of(state.params), *map(jax.tree.leaves, (state.params, expected.params)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), err_msg=name)
 
@@ -113,3 +115,12 @@ def test_a_wrong_rule_is_named(rules, message):
     params = {"encoder": {"w": 0}, "decoder": {"w": 0}, "token_embedder": {"embedding": 0}}
     with pytest.raises(InputError, match=message):
         trainable.trained_names(params, rules)
+
+
+def test_with_adapters_they_alone_are_trained_and_none_may_be_frozen():
+    config = dataclasses.replace(CONFIG, lora=LoRA(rank=2, targets=("query", "wo")))
+    trained = trainable.trained_parameters(config, None)
+    assert len(trained) == 2 * (3 + 2)
+    assert {name.rpartition("/")[2] for name in trained} == {"lora_a", "lora_b"}
+    with pytest.raises(InputError, match="TRAINABLE freezes adapters, which do nothing then: encoder/layers/attention"):
+        trainable.trained_parameters(config, (("decoder/.*", True), (".*", False)))
