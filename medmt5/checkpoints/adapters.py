@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def own_layout(stored: Mapping[str, tuple[int, ...]], shapes: Any, shardings: An
     )
 
 
-def merge(base: Any, own: Any, record: Record, checkpoint: Path, shardings: Any) -> Any:
+def merge_into_base(base: Any, own: Any, record: Record, checkpoint: Path, shardings: Any) -> Any:
     """Returns the plain model's parameters: `own` of the checkpoint over its `base`, adapters merged. Donates `base`.
 
     Raises InputError when the base is not the one that the adapters were trained with.
@@ -97,5 +96,8 @@ def merge(base: Any, own: Any, record: Record, checkpoint: Path, shardings: Any)
     names = frozenset("/".join(path) for path in traverse_util.flatten_dict(own))
     frozen = trainable.split(base, names)[1]
     record.check(frozen, checkpoint)
-    merge = jax.jit(partial(lora.merge_adapters, alpha=record.alpha), out_shardings=shardings, donate_argnums=0)
-    return merge(trainable.join(own, frozen))
+
+    def merge(frozen, own):
+        return lora.merge_adapters(trainable.join(own, frozen), record.alpha)
+
+    return jax.jit(merge, out_shardings=shardings, donate_argnums=0)(frozen, own)
