@@ -202,19 +202,18 @@ def test_adapters_of_mt5_large_are_trained_on_24_gigabytes(kind):
     # The gradients of all it trains are held at once: adapters, and two matrices of the vocabulary.
     adapters = sum(p.bytes_per_device for p in plan.parameters if "lora_" in p.name)
     assert plan.memory.embedding == adapters + 2 * 4 * 250112 * 1024 == 4 * plan.num_trained_parameters
-    assert plan.memory.optimizer_state < 1.01 * adapters  # Adafactor keeps v of thin matrices whole, of others sums
+    assert plan.memory.optimizer_state < 1.05 * adapters  # Adafactor keeps all of v of thin matrices, sums of others
     assert "frozen" in rendered(plan)
 
 
-def test_all_of_mt5_large_is_not():
-    plan = describe(build(LORA, LORA_RANK=0, TRAINABLE=None), num_devices=1, device_kind="L4")
+def test_what_is_frozen_needs_no_gradient_and_fewer_flops():
+    whole = describe(build(LORA, LORA_RANK=0, TRAINABLE=None), num_devices=1, device_kind="L4")
     alone = describe(build(LORA, TRAINABLE=None), num_devices=1, device_kind="L4")
-    adapters = sum(p.bytes_per_device for p in alone.parameters if p.trained)
-    assert alone.num_trained_parameters * 4 == adapters
-    # What is not trained has no gradient: kernels, embeddings and norms.
-    assert plan.memory.embedding - alone.memory.embedding == 4 * (plan.num_parameters - alone.num_trained_parameters)
-    assert alone.flops_per_step < 0.72 * plan.flops_per_step
-    assert alone.memory.total < plan.memory.total - 4.5 * 2**30
+    gradients = 4 * (whole.num_parameters - alone.num_trained_parameters)  # bytes
+    assert whole.num_trained_parameters == whole.num_parameters == alone.num_parameters - alone.num_trained_parameters
+    assert whole.memory.embedding - alone.memory.embedding == gradients
+    assert whole.memory.total - alone.memory.total > 0.95 * gradients
+    assert 0.67 < alone.flops_per_step / whole.flops_per_step < 0.72  # two of three products, and the adapters' own
 
 
 def rendered(plan):
