@@ -165,7 +165,7 @@ def _train(experiment: Experiment, resolved_config: str) -> steps.TrainState:
         assert initial is not None  # checked above
         layout: dict[str, Any] = {"lora": e.model.lora, "trained": e.trained, "shapes": shapes, "shardings": shardings}
         with clock.spend("restore"):
-            state, record = put_on_base(state, initial, adapters.record_in(data), **layout)
+            state, record = put_on_base(state, initial, adapters.record_in(data), load=restore_params, **layout)
         data_facts["adapters"] = dataclasses.asdict(record)
         logger.info("adapters on %s", initial)
     check_stores = verify_stores([store for split in stores.values() for store, _ in split])

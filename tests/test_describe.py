@@ -217,6 +217,7 @@ def test_what_is_frozen_needs_no_gradient_and_fewer_flops():
 
 
 def rendered(plan):
-    console = Console(width=200, record=True, quiet=True)
-    console.print(parameter_table(plan))
-    return console.export_text()
+    console = Console(width=200)
+    with console.capture() as text:
+        console.print(parameter_table(plan))
+    return text.get()

@@ -18,7 +18,7 @@ import logging
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -234,9 +234,11 @@ def checkpoint_step(path: Path) -> int:
     return step
 
 
-def restore_params(checkpoint: Path, shapes: Any, shardings: Any) -> Any:
+def restore_params(
+    checkpoint: Path, shapes: Any, shardings: Any, restore_base: Callable[[Path, Any, Any], Any] | None = None
+) -> Any:
     """Returns the parameters alone of one checkpoint folder, checked against their digests; of adapters, merged into
-    their base.
+    their base, which `restore_base` reads (None: this function, a base of ours).
 
     Raises InputError naming the parameters that are missing, left over or of another shape.
     """
@@ -244,7 +246,7 @@ def restore_params(checkpoint: Path, shapes: Any, shardings: Any) -> Any:
     record = adapters.record_in(_read_data(checkpoint))
     if record is None:
         return _restore_stored(checkpoint, shapes, shardings)
-    base = restore_params(record.base_folder(checkpoint), shapes, shardings)
+    base = (restore_base or restore_params)(record.base_folder(checkpoint), shapes, shardings)
     own = _restore_stored(checkpoint, *adapters.own_layout(_stored_shapes(checkpoint), shapes, shardings))
     return adapters.merge_into_base(base, own, record, checkpoint, shardings)
 

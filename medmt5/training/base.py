@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from medmt5.checkpoints.adapters import Record, make_record
-from medmt5.checkpoints.manager import restore_params
 from medmt5.errors import InputError
 from medmt5.model.lora import LoRA
 from medmt5.training import trainable
@@ -18,6 +18,7 @@ def put_on_base(
     base: Path,
     saved: Record | None,
     *,
+    load: Callable[[Path, Any, Any], Any],
     lora: LoRA,
     trained: frozenset[str] | None,
     shapes: TrainState,
@@ -28,6 +29,7 @@ def put_on_base(
     Args:
       state: fresh (`saved` None), of which the adapters are kept; or restored, of trained parameters alone.
       base: a checkpoint folder.
+      load: (base, shapes, shardings) -> its parameters.
       saved: what the restored checkpoint says of its base.
 
     Raises:
@@ -36,7 +38,7 @@ def put_on_base(
     adapters = trainable.adapter_names(shapes.params)
     plain = (trainable.split(tree, adapters)[1] for tree in (shapes.params, shardings.params))
     own: Any = trainable.split(state.params, adapters)[0] if saved is None else state.params
-    params = trainable.join(own, restore_params(base, *plain))
+    params = trainable.join(own, load(base, *plain))
     frozen = trainable.split(params, trained)[1]
     if saved is not None:
         saved.check(frozen, base)
