@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import linen as nn
 
 from medmt5.batch import shapes as batch_shapes
 from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint
 from medmt5.errors import InputError
+from medmt5.model.mt5 import init_params
 from medmt5.progress import short_number
 from medmt5.tokens import loader
 from medmt5.tokens.mixture import Mixture, mixture_file
-from medmt5.train import Experiment, check, describe, make_train_step, mesh_peak_flops, open_stores, step_flops
+from medmt5.train import Experiment, check, make_train_step, mesh_peak_flops, open_stores, step_flops
 from medmt5.training import step as steps
 from medmt5.training import trainable
 from medmt5.training.goodput import duration
@@ -49,7 +51,7 @@ def make_plan(e: Experiment) -> str:
     sharded = "parameters split over data, " if e.partitioning.shard_parameters_over_data else ""
     kind = "packed rows" if e.pack else "examples"
     rows = {
-        "model": f"{describe(e)}; computes in {e.model.dtype}",
+        "model": f"{describe_model(e)}; computes in {e.model.dtype}",
         "devices": f"{mesh.size} x {device.device_kind}: data {mesh.shape['data']} x model {mesh.shape['model']}, "
         f"{sharded}{jax.process_count()} process{'es' * (jax.process_count() > 1)}",
         "memory": _memory(compiled, device),
@@ -67,6 +69,16 @@ def make_plan(e: Experiment) -> str:
     }
     width = max(map(len, rows))
     return "\n".join(f"# {name:<{width}}  {text}" for name, text in rows.items())
+
+
+def describe_model(e: Experiment) -> str:
+    """Returns one line about the model: parameters in all and without the vocabulary."""
+    shapes = jax.eval_shape(lambda: nn.unbox(init_params(e.model, jax.random.key(0))))
+    trees = shapes, trainable.split(shapes, e.trained)[0]
+    total, trained = (sum(x.size for x in jax.tree.leaves(tree)) for tree in trees)
+    vocabulary = 2 * e.model.vocab_size * e.model.emb_dim
+    line = f"{total / 1e6:.1f} M parameters, {(total - vocabulary) / 1e6:.1f} M without the vocabulary's two matrices"
+    return line + (f", {trained / 1e6:.2f} M trained" if trained < total else "")
 
 
 def _memory(compiled: Any, device: jax.Device) -> str:

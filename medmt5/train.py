@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import optax
-from flax import linen as nn
 
 from medmt5 import partitioning, processes
 from medmt5.batch import Batch
@@ -33,7 +32,7 @@ from medmt5.checkpoints.manager import CheckpointManager, find_checkpoint, resto
 from medmt5.checkpoints.ownership import owning
 from medmt5.errors import InputError
 from medmt5.model.flops import train_step_flops
-from medmt5.model.mt5 import MT5Config, init_params
+from medmt5.model.mt5 import MT5Config
 from medmt5.model_files import ModelFiles, check_vocabulary_fits, write_model_files, write_whole
 from medmt5.partitioning import Partitioning
 from medmt5.progress import TrainingProgress
@@ -376,16 +375,6 @@ def _on_devices(
     for batch in batches:
         check_stores()
         yield partitioning.put_batch(dict(batch), mesh)
-
-
-def describe(experiment: Experiment) -> str:
-    """Returns one line about the model: parameters in all and without the vocabulary."""
-    shapes = jax.eval_shape(lambda: nn.unbox(init_params(experiment.model, jax.random.key(0))))
-    trees = shapes, trainable.split(shapes, experiment.trained)[0]
-    total, trained = (sum(x.size for x in jax.tree.leaves(tree)) for tree in trees)
-    vocabulary = 2 * experiment.model.vocab_size * experiment.model.emb_dim
-    line = f"{total / 1e6:.1f} M parameters, {(total - vocabulary) / 1e6:.1f} M without the vocabulary's two matrices"
-    return line + (f", {trained / 1e6:.2f} M trained" if trained < total else "")
 
 
 if __name__ == "__main__":
