@@ -30,17 +30,17 @@ class Record:
     alpha: float
     digests: Mapping[str, int]
 
-    def check(self, frozen: Any, checkpoint: Path) -> None:
-        """Raises InputError unless `frozen`, the base's parameters that the run did not train, are what they were."""
-        self.compare(tree_digests(frozen), checkpoint)
+    def check(self, frozen: Any, base: Path) -> None:
+        """Raises InputError unless `frozen`, what the run did not train of `base`, is what it was."""
+        self.compare(tree_digests(frozen), base)
 
-    def compare(self, now: Mapping[str, int], checkpoint: Path) -> None:
+    def compare(self, now: Mapping[str, int], base: Path) -> None:
         """`check`, of digests."""
         changed = sorted(name for name in now.keys() | self.digests.keys() if now.get(name) != self.digests.get(name))
         if changed:
             raise InputError(
-                f"{checkpoint} holds adapters of the base {self.base}, but {len(changed)} of its {len(now)} arrays are "
-                f"not what they were, first {changed[0]}; give the base that the run was started from"
+                f"{base} is not the base that the adapters were trained on, {self.base} as it was: {len(changed)} of "
+                f"{len(now)} arrays differ, first {changed[0]}; adapters on other weights would be a worse model"
             )
 
     def base_folder(self, checkpoint: Path) -> Path:
@@ -88,14 +88,14 @@ def own_layout(stored: Mapping[str, tuple[int, ...]], shapes: Any, shardings: An
     )
 
 
-def merge_into_base(base: Any, own: Any, record: Record, checkpoint: Path, shardings: Any) -> Any:
-    """Returns the plain model's parameters: `own` of the checkpoint over its `base`, adapters merged. Donates `base`.
+def merge_into_base(base: Any, own: Any, record: Record, shardings: Any) -> Any:
+    """Returns the plain model's parameters: `own` of a checkpoint over its `base`, adapters merged. Donates `base`.
 
     Raises InputError when the base is not the one that the adapters were trained with.
     """
     names = frozenset("/".join(path) for path in traverse_util.flatten_dict(own))
     frozen = trainable.split(base, names)[1]
-    record.check(frozen, checkpoint)
+    record.check(frozen, Path(record.base))
 
     def merge(frozen, own):
         return lora.merge_adapters(trainable.join(own, frozen), record.alpha)

@@ -248,7 +248,7 @@ def restore_params(
         return _restore_stored(checkpoint, shapes, shardings)
     base = (restore_base or restore_params)(record.base_folder(checkpoint), shapes, shardings)
     own = _restore_stored(checkpoint, *adapters.own_layout(_stored_shapes(checkpoint), shapes, shardings))
-    return adapters.merge_into_base(base, own, record, checkpoint, shardings)
+    return adapters.merge_into_base(base, own, record, shardings)
 
 
 def _restore_stored(checkpoint: Path, shapes: Any, shardings: Any) -> Any:
