@@ -182,6 +182,12 @@ def _label(args, rest) -> None:
     )
 
 
+def _average(args, rest) -> None:
+    from medmt5.average import average
+
+    print(f"written to {average(args.checkpoints, args.output, args.last)}")
+
+
 def _report(args, rest) -> None:
     from medmt5.evaluation.report import write_report
 
@@ -224,6 +230,7 @@ COMMANDS = {
     "describe": _describe,
     "evaluate": _evaluate,
     "label": _label,
+    "average": _average,
     "report": _report,
     "demo": _demo,
 }

@@ -36,6 +36,7 @@ FORBIDDEN = {
             "evaluate",
             "train",
             "plan",
+            "average",
             "describe",
             "model_files",
             "progress",
