@@ -139,8 +139,8 @@ def _forward(hidden, kernel, targets, weights, scale, settings):
 def _backward(settings, gradients, cotangents):
     d_hidden, d_kernel = gradients
     factor, _ = cotangents  # the parts are for reporting: only `objective` is differentiated
-    d_kernel = d_kernel * factor if settings.has_kernel_gradient else None
-    return (d_hidden * factor.astype(d_hidden.dtype), d_kernel, None, None, None)
+    d_hidden = d_hidden * factor.astype(d_hidden.dtype)
+    return (d_hidden, d_kernel * factor if settings.has_kernel_gradient else None, None, None, None)
 
 
 _loss.defvjp(_forward, _backward)
