@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from medmt5 import partitioning
@@ -35,16 +36,16 @@ def names_of(tree):
     return ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def train(rules, mesh_rules=None, num_microbatches=1):
+def train(rules, mesh_rules=None, num_microbatches=1, config=CONFIG, optimizer=None):
     """Returns ([states after 0, 1, 2 steps] on the host, trained names)."""
     mesh_rules = mesh_rules or Partitioning(num_devices=1)
     mesh = mesh_rules.make_mesh()
-    trained = trainable.trained_parameters(CONFIG, rules)
-    optimizer = trainable.keep_state_of(optimizers.adafactor(schedules.constant(0.01)), trained)
-    _, shardings = steps.state_shardings(CONFIG, optimizer, mesh, mesh_rules)
-    state = steps.create_state(CONFIG, optimizer, 1, shardings)
+    trained = trainable.trained_parameters(config, rules)
+    optimizer = trainable.keep_state_of(optimizer or optimizers.adafactor(schedules.constant(0.01)), trained)
+    _, shardings = steps.state_shardings(config, optimizer, mesh, mesh_rules)
+    state = steps.create_state(config, optimizer, 1, shardings)
     step = steps.make_train_step(
-        CONFIG, optimizer, steps.Objective(), seed=0, mesh=mesh, shardings=shardings,
+        config, optimizer, steps.Objective(), seed=0, mesh=mesh, shardings=shardings,
         num_microbatches=num_microbatches, trained=trained,
     )  # fmt: skip
     states = [jax.device_get(state)]
@@ -87,6 +88,20 @@ def test_a_mesh_and_microbatches_change_nothing(partly):
     (*_, state), _ = train(RULES, Partitioning(num_model_partitions=2, shard_parameters_over_data=True), 2)
     for name, a, b in zip(names_of(state.params), *map(jax.tree.leaves, (state.params, expected.params)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), err_msg=name)
+
+
+def test_adapters_are_trained_alike_on_a_mesh():
+    config = dataclasses.replace(CONFIG, lora=LoRA(rank=4))
+    mesh = Partitioning(num_model_partitions=2, shard_parameters_over_data=True)
+    # Linear in the gradients: Adafactor divides each of an adapter's by its own size, and shows the order of sums where
+    # one is all rounding.
+    optimizer = optax.sgd(0.1)
+    (before, _, expected), trained = train(None, config=config, optimizer=optimizer)
+    (*_, state), _ = train(None, mesh, config=config, optimizer=optimizer)
+    trees = (before.params, state.params, expected.params)
+    for name, start, a, b in zip(names_of(state.params), *map(jax.tree.leaves, trees), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), err_msg=name)
+        assert np.array_equal(start, b) == (name not in trained), name
 
 
 def test_split_and_join_are_inverse_and_all_trained_is_the_tree_itself():
