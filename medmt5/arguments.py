@@ -119,9 +119,9 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
 
     describe = add(
         "describe",
-        "Print how a recipe lies on devices, and the memory and time of a step. Needs no such devices.",
+        "Print how a recipe lies on devices, what it trains, and the memory and time of a step. Needs no such devices.",
         'medmt5 describe gin/recipe/medical_mt5_xl.gin --devices 64 --device_kind "TPU v4"\n  (a TPU v4-128 is 64 '
-        "chips, a device each; any macro can be set: --gin.NAME=VALUE)",
+        "chips, a device each; any macro can be set: --gin.NAME=VALUE, e.g. --gin.LORA_RANK=16)",
     )
     describe.add_argument("recipe", nargs="+", metavar="RECIPE", help="gin files; later ones win")
     describe.add_argument("--gin_search_paths", type=_names, default=[], metavar="A,B")
@@ -236,6 +236,18 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     )
     convert.add_argument("--scanned", action="store_true", help="of t5x: the layout of its scanned models")
     convert.add_argument("--license", metavar="SPDX", help="of huggingface: the licence that the model card states")
+
+    average = add(
+        "average",
+        "Write the mean of checkpoints of one model: one to label and evaluate with, or to start from.",
+        "medmt5 average runs/a --last 3 --output runs/a_mean\n"
+        "  medmt5 average runs/seed_0 runs/seed_1 runs/seed_2/checkpoint_600 --output runs/mean",
+    )
+    average.add_argument(
+        "checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="MODEL_DIR (newest) or checkpoint_<step>"
+    )
+    average.add_argument("--last", type=int, metavar="N", help="of one MODEL_DIR, its N newest checkpoints")
+    average.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new MODEL_DIR")
 
     report = add(
         "report",

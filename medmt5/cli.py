@@ -220,6 +220,12 @@ def _convert(args, rest) -> None:
     )
 
 
+def _average(args, rest) -> None:
+    from medmt5.average import average
+
+    print(f"written to {average(args.checkpoints, args.output, args.last)}")
+
+
 def _report(args, rest) -> None:
     from medmt5.evaluation.report import write_report
 
@@ -264,6 +270,7 @@ COMMANDS = {
     "label": _label,
     "serve": _serve,
     "convert": _convert,
+    "average": _average,
     "report": _report,
     "demo": _demo,
 }

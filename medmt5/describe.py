@@ -18,8 +18,9 @@ from rich.table import Table
 from medmt5 import partitioning
 from medmt5.errors import InputError
 from medmt5.model import flops
+from medmt5.model.mt5 import init_params
 from medmt5.train import Experiment
-from medmt5.training import device_peaks, step_memory
+from medmt5.training import device_peaks, step_memory, trainable
 from medmt5.training import step as steps
 from medmt5.training.step_memory import StepMemory
 
@@ -44,6 +45,7 @@ class Parameter:
     sharding: tuple[str | None, ...]
     bytes_per_device: int
     optimizer_bytes_per_device: int
+    trained: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Plan:
     data: int
     model: int
     num_parameters: int
+    num_trained_parameters: int
     parameters: tuple[Parameter, ...]
     memory: StepMemory
     device_memory_bytes: int | None
@@ -108,16 +111,18 @@ def describe(
         dimensions={"num_heads": e.model.num_heads, "mlp_dim": e.model.mlp_dim, "VOCAB_SIZE": e.model.vocab_size},
     )
     steps.check_microbatches(e.batch_size, data, e.num_microbatches)
-    shapes, shardings = steps.state_shardings(e.model, e.optimizer, mesh, e.partitioning)
+    optimizer = trainable.keep_state_of(e.optimizer, e.trained)
+    shapes, shardings = steps.state_shardings(e.model, optimizer, mesh, e.partitioning)
     partitioning.check_parameters_divide(shapes.params, shardings.params)
     inputs, targets = e.feature_lengths["inputs"], e.feature_lengths["targets"]
-    step_flops = flops.train_step_flops(e.model, e.batch_size, inputs, targets)
+    step_flops = flops.train_step_flops(e.model, e.batch_size, inputs, targets, e.trained)
     peak = device_peaks.bfloat16_peak(device_kind)
     return Plan(
         device_kind=device_kind,
         data=data,
         model=model,
-        num_parameters=sum(x.size for x in jax.tree.leaves(shapes.params)),
+        num_parameters=_count(shapes.params),
+        num_trained_parameters=_count(trainable.split(shapes.params, e.trained)[0]),
         parameters=_parameters(e, shapes, shardings),
         memory=step_memory.predict(
             e.model,
@@ -129,6 +134,7 @@ def describe(
             targets=targets,
             num_microbatches=e.num_microbatches,
             packed=e.pack,
+            trained=e.trained,
         ),
         device_memory_bytes=device_peaks.memory_bytes(device_kind),
         flops_per_step=step_flops,
@@ -151,15 +157,28 @@ def print_plan(plan: Plan, as_json: bool = False) -> None:
 
 
 def parameter_table(plan: Plan) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=f"{plan.num_parameters / 1e6:,.1f} M parameters", title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"{plan.num_parameters / 1e6:,.1f} M parameters{_trained_share(plan)}",
+        title_justify="left",
+    )
     for name in ("parameter", "shape", "logical axes", "sharding"):
         table.add_column(name)
     table.add_column("a device", justify="right")
     table.add_column("its optimizer state", justify="right")
     for p in plan.parameters:
-        sizes = _size(p.bytes_per_device), _size(p.optimizer_bytes_per_device)
+        sizes = _size(p.bytes_per_device), _size(p.optimizer_bytes_per_device) if p.trained else "frozen"
         table.add_row(p.name, _tuple(p.shape), _tuple(p.axes), _tuple(p.sharding), *sizes)
     return table
+
+
+def _trained_share(plan: Plan) -> str:
+    trained = plan.num_trained_parameters
+    return "" if trained == plan.num_parameters else f", {trained / 1e6:,.2f} M of them trained"
+
+
+def _count(tree: Any) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def _memory_table(plan: Plan) -> Table:
@@ -201,13 +220,14 @@ def _summary(plan: Plan) -> str:
         if not plan.fits:
             lines.append(
                 "WARNING: that does not fit (10 % should stay free); use more devices, a mesh with FSDP, a larger "
-                "NUM_MODEL_PARTITIONS or NUM_MICROBATCHES, or REMAT_POLICY 'minimal' or 'full'"
+                "NUM_MODEL_PARTITIONS or NUM_MICROBATCHES, REMAT_POLICY 'minimal' or 'full', or train less of the "
+                "model (LORA_RANK, TRAINABLE)"
             )
     return "\n".join(lines)
 
 
 def _parameters(e: Experiment, shapes: steps.TrainState, shardings: steps.TrainState) -> tuple[Parameter, ...]:
-    boxed = jax.eval_shape(lambda: steps.init_state(e.model, e.optimizer, 0)).params
+    boxed = jax.eval_shape(lambda: init_params(e.model, jax.random.key(0)))
     axes = jax.tree.leaves(nn.get_partition_spec(boxed), is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
     leaves = jax.tree_util.tree_leaves_with_path(shapes.params)
     names = [_path(path) for path, _ in leaves]
@@ -220,6 +240,7 @@ def _parameters(e: Experiment, shapes: steps.TrainState, shardings: steps.TrainS
             _padded(sharding.spec, leaf.ndim),
             step_memory.shard_bytes(leaf, sharding),
             optimizer_bytes[name],
+            e.trained is None or name in e.trained,
         )
         for name, (_, leaf), names_of_axes, sharding in zip(
             names, leaves, axes, jax.tree.leaves(shardings.params), strict=True

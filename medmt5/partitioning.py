@@ -49,6 +49,7 @@ COMPUTE_RULES = (
     ("kv", None),
     ("layers", None),
     ("relpos_buckets", None),
+    ("lora_rank", None),
 )
 
 

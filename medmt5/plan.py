@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import linen as nn
 
 from medmt5.batch import shapes as batch_shapes
 from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint
 from medmt5.conversion.formats import detect_format
 from medmt5.errors import InputError
+from medmt5.model.mt5 import init_params
 from medmt5.progress import short_number
 from medmt5.tokens import loader
 from medmt5.tokens.mixture import Mixture, mixture_file
-from medmt5.train import Experiment, check, describe, make_train_step, mesh_peak_flops, open_stores, step_flops
+from medmt5.train import Experiment, check, make_train_step, mesh_peak_flops, open_stores, step_flops
 from medmt5.training import step as steps
+from medmt5.training import trainable
 from medmt5.training.goodput import duration
 
 USUAL_MFU = 0.4
@@ -29,7 +32,8 @@ USUAL_MFU = 0.4
 def make_plan(e: Experiment) -> str:
     """Returns the plan as text; raises InputError for what would stop the run before its first step."""
     mesh, tokenizer = check(e)
-    shapes, shardings = steps.state_shardings(e.model, e.optimizer, mesh, e.partitioning)
+    optimizer = trainable.keep_state_of(e.optimizer, e.trained)
+    shapes, shardings = steps.state_shardings(e.model, optimizer, mesh, e.partitioning)
     inputs, targets = (e.feature_lengths[name] for name in ("inputs", "targets"))
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype)
@@ -40,14 +44,15 @@ def make_plan(e: Experiment) -> str:
     seconds = time.monotonic() - start
     start_step, source = _start(e)
     remaining = max(0, e.train_steps - start_step)
-    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+    saved = steps.with_params(shapes, e.saved)
+    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(saved))
     device = mesh.devices.flat[0]
     flops, peak = step_flops(e), mesh_peak_flops(mesh, e.model.dtype)
     step_tokens = e.batch_size * (inputs + targets)
     sharded = "parameters split over data, " if e.partitioning.shard_parameters_over_data else ""
     kind = "packed rows" if e.pack else "examples"
     rows = {
-        "model": f"{describe(e)}; computes in {e.model.dtype}",
+        "model": f"{describe_model(e)}; computes in {e.model.dtype}",
         "devices": f"{mesh.size} x {device.device_kind}: data {mesh.shape['data']} x model {mesh.shape['model']}, "
         f"{sharded}{jax.process_count()} process{'es' * (jax.process_count() > 1)}",
         "memory": _memory(compiled, device),
@@ -65,6 +70,16 @@ def make_plan(e: Experiment) -> str:
     }
     width = max(map(len, rows))
     return "\n".join(f"# {name:<{width}}  {text}" for name, text in rows.items())
+
+
+def describe_model(e: Experiment) -> str:
+    """Returns one line about the model: parameters in all and without the vocabulary."""
+    shapes = jax.eval_shape(lambda: nn.unbox(init_params(e.model, jax.random.key(0))))
+    trees = shapes, trainable.split(shapes, e.trained)[0]
+    total, trained = (sum(x.size for x in jax.tree.leaves(tree)) for tree in trees)
+    vocabulary = 2 * e.model.vocab_size * e.model.emb_dim
+    line = f"{total / 1e6:.1f} M parameters, {(total - vocabulary) / 1e6:.1f} M without the vocabulary's two matrices"
+    return line + (f", {trained / 1e6:.2f} M trained" if trained < total else "")
 
 
 def _memory(compiled: Any, device: jax.Device) -> str:

@@ -18,22 +18,23 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import optax
-from flax import linen as nn
 
 from medmt5 import partitioning, processes
 from medmt5.batch import Batch
+from medmt5.checkpoints import adapters
 from medmt5.checkpoints.manager import CheckpointManager
 from medmt5.checkpoints.ownership import owning
 from medmt5.conversion.formats import detect_format
 from medmt5.conversion.initial import load_params
 from medmt5.errors import InputError
 from medmt5.model.flops import train_step_flops
+from medmt5.model.lora import NO_LORA
 from medmt5.model.mt5 import MT5Config
 from medmt5.model_files import ModelFiles, check_vocabulary_fits, write_model_files, write_whole
 from medmt5.partitioning import Partitioning
@@ -44,6 +45,8 @@ from medmt5.tokens.mixture import Mixture, language_of, mixture_file
 from medmt5.tokens.store import TokenStore
 from medmt5.tokens.verification import verify_stores
 from medmt5.training import step as steps
+from medmt5.training import trainable
+from medmt5.training.base import put_on_base
 from medmt5.training.device_peaks import peak_flops
 from medmt5.training.goodput import Clock, GoodputLog
 from medmt5.training.held_out import make_evaluate
@@ -53,6 +56,7 @@ from medmt5.training.monitor import Monitor, Utilisation
 from medmt5.training.preemption import Preempted
 from medmt5.training.profile import Profile
 from medmt5.training.skipped_log import SkippedLog
+from medmt5.training.trainable import Rules
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +75,7 @@ class Experiment:
     train_steps: int
     model: MT5Config
     partitioning: Partitioning
+    trainable: Rules | None
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     objective: steps.Objective
@@ -104,6 +109,16 @@ class Experiment:
                 f"{sorted(self.feature_lengths)}"
             )
 
+    @cached_property
+    def trained(self) -> frozenset[str] | None:
+        """Paths of the trained parameters; None = all."""
+        return trainable.trained_parameters(self.model, self.trainable)
+
+    @property
+    def saved(self) -> frozenset[str] | None:
+        """Paths of the parameters that checkpoints hold: with adapters the trained ones, else all."""
+        return self.trained if self.model.lora.rank else None
+
 
 def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState:
     """Runs `experiment` to its last step, from where its MODEL_DIR stands, and returns the final state.
@@ -128,25 +143,35 @@ def _train(experiment: Experiment, resolved_config: str) -> steps.TrainState:
     batches = make_batches(stores["train"], tokenizer, mesh, **shape, seed=e.seed)
 
     # 3. Shapes, shardings, then the state: resume, else import, else from scratch. The order matters.
-    optimizer = e.optimizer
+    optimizer = trainable.keep_state_of(e.optimizer, e.trained)
+    saved = partial(steps.with_params, names=e.saved)
     shapes, shardings = steps.state_shardings(e.model, optimizer, mesh, e.partitioning)
     partitioning.check_parameters_divide(shapes.params, shardings.params)
     model_dir = Path(e.model_dir)
     checkpoints = CheckpointManager(model_dir, keep=e.checkpoints_to_keep)
     data_digests = {f"{task}/{split}": s.digest for split in stores for task, s, _ in _named(mixture, stores[split])}
     with clock.spend("restore"):
-        restored = checkpoints.restore_newest(shapes, shardings)
+        restored = checkpoints.restore_newest(saved(shapes), saved(shardings))
     if restored is not None:
         start_step, state, data = restored
         _check_same_data(data["stores"], data_digests, model_dir)
         logger.info("going on from step %d of %s", start_step, model_dir)
     else:
-        start_step, state = 0, steps.create_state(e.model, optimizer, e.seed, shardings)
-        if initial is not None:
+        start_step, data, state = 0, {}, steps.create_state(e.model, optimizer, e.seed, shardings)
+        if initial is not None and not e.model.lora.rank:
             with clock.spend("restore"):
-                params = load_params(initial, e.model, tokenizer, shapes.params, shardings.params)
-                state = state.replace(params=params)
+                state = state.replace(params=_load_plain(e, tokenizer, initial, shapes.params, shardings.params))
             logger.info("parameters from %s", initial)
+    data_facts: dict[str, Any] = {"stores": data_digests}
+    if e.model.lora.rank:
+        assert initial is not None  # checked above
+        layout: dict[str, Any] = {"lora": e.model.lora, "trained": e.trained, "shapes": shapes, "shardings": shardings}
+        with clock.spend("restore"):
+            state, record = put_on_base(
+                state, initial, adapters.record_in(data), load=partial(_load_plain, e, tokenizer), **layout
+            )
+        data_facts["adapters"] = dataclasses.asdict(record)
+        logger.info("adapters on %s", initial)
     check_stores = verify_stores([store for split in stores.values() for store, _ in split])
     first = processes.is_first()
     if first:
@@ -185,7 +210,8 @@ def _train(experiment: Experiment, resolved_config: str) -> steps.TrainState:
                 batches=_on_devices(loader.iterate(batches, start_step), mesh, check_stores),
                 evaluate=_make_evaluate(e, stores["dev"], tokenizer, shape, mesh, shardings, clock),
                 checkpoints=checkpoints,
-                data_state=lambda step: {"next_step": step, "stores": data_digests},
+                data_state=lambda step: {"next_step": step, **data_facts},
+                saved=saved,
                 periods=Periods(e.eval_period, e.checkpoint_period),
                 monitor=monitor,
                 clock=clock,
@@ -202,12 +228,22 @@ def _train(experiment: Experiment, resolved_config: str) -> steps.TrainState:
     return state
 
 
+def _load_plain(e: Experiment, tokenizer: Tokenizer, path: Path, shapes: Any, shardings: Any) -> Any:
+    """Returns the parameters in `path`, of any format, for the model without adapters."""
+    return load_params(path, dataclasses.replace(e.model, lora=NO_LORA), tokenizer, shapes, shardings)
+
+
 def check(e: Experiment) -> tuple[jax.sharding.Mesh, Tokenizer]:
     """Returns the mesh and the tokenizer; raises InputError where they, the model and the batch do not fit."""
     mesh = e.partitioning.make_mesh()
     dimensions = {"num_heads": e.model.num_heads, "mlp_dim": e.model.mlp_dim, "VOCAB_SIZE": e.model.vocab_size}
     partitioning.check_divisible(mesh, batch_size=e.batch_size, dimensions=dimensions)
     steps.check_microbatches(e.batch_size, mesh.shape["data"], e.num_microbatches)
+    if e.model.lora.rank and not e.initial_checkpoint_path:
+        raise InputError(
+            f"LORA_RANK = {e.model.lora.rank} needs INITIAL_CHECKPOINT_PATH: checkpoints hold the adapters alone, so "
+            "their base must lie somewhere; name one, or set LORA_RANK to 0"
+        )
     tokenizer = Tokenizer(e.vocabulary)
     check_vocabulary_fits(e.model, tokenizer)
     return mesh, tokenizer
@@ -224,12 +260,14 @@ def make_train_step(e: Experiment, mesh: jax.sharding.Mesh, shardings: steps.Tra
         shardings=shardings,
         num_microbatches=e.num_microbatches,
         loss_spike_factor=e.loss_spike_factor,
+        trained=e.trained,
     )
 
 
 def step_flops(e: Experiment) -> int:
     """Returns the floating-point operations of a train step on a global batch, padding counted like any token."""
-    return train_step_flops(e.model, e.batch_size, e.feature_lengths["inputs"], e.feature_lengths["targets"])
+    lengths = e.feature_lengths["inputs"], e.feature_lengths["targets"]
+    return train_step_flops(e.model, e.batch_size, *lengths, e.trained)
 
 
 def mesh_peak_flops(mesh: jax.sharding.Mesh, dtype: str) -> float | None:
@@ -348,14 +386,6 @@ def _on_devices(
     for batch in batches:
         check_stores()
         yield partitioning.put_batch(dict(batch), mesh)
-
-
-def describe(experiment: Experiment) -> str:
-    """Returns one line about the model: parameters in all and without the vocabulary."""
-    shapes = jax.eval_shape(lambda: nn.unbox(steps.init_state(experiment.model, experiment.optimizer, 0).params))
-    total = sum(x.size for x in jax.tree.leaves(shapes))
-    vocabulary = 2 * experiment.model.vocab_size * experiment.model.emb_dim
-    return f"{total / 1e6:.1f} M parameters, {(total - vocabulary) / 1e6:.1f} M without the vocabulary's two matrices"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 
 from medmt5 import partitioning
 from medmt5.checkpoints.digests import tree_digests
-from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint, restore_params
+from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint
+from medmt5.conversion.initial import load_params
 from medmt5.model.mt5 import MT5Config, init_params
 from medmt5.model_files import read_model_files
 from medmt5.partitioning import Partitioning
@@ -61,7 +62,8 @@ def load_trained_model(checkpoint: Path) -> TrainedModel:
     mesh = rules.make_mesh()
     boxed = jax.eval_shape(lambda: init_params(files.config, jax.random.key(0)))
     shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda x: hasattr(x, "names"))
-    params = restore_params(folder, shapes, partitioning.parameter_shardings(boxed, mesh, rules))
+    shardings = partitioning.parameter_shardings(boxed, mesh, rules)
+    params = load_params(folder, files.config, files.tokenizer, shapes, shardings)
     return TrainedModel(
         files.config,
         params,

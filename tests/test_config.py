@@ -8,7 +8,7 @@ import pytest
 
 from medmt5 import config
 from medmt5.errors import InputError
-from medmt5.train import describe
+from medmt5.plan import describe_model
 from medmt5.training import step as steps
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,7 +130,7 @@ def test_strings_need_no_inner_quotes_and_literals_stay_literals():
 
 
 def test_a_model_is_described_in_one_line():
-    assert describe(build("gin/recipe/tiny_pretrain.gin").value).startswith("1.6 M parameters, 0.8 M without")
+    assert describe_model(build("gin/recipe/tiny_pretrain.gin").value).startswith("1.6 M parameters, 0.8 M without")
 
 
 def test_gin_has_no_package_of_ours_in_its_way():

@@ -14,11 +14,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from medmt5 import config
 from medmt5.batch import shapes as batch_shapes
 from medmt5.cli import main
-from medmt5.describe import PLACEHOLDERS, describe
+from medmt5.describe import PLACEHOLDERS, describe, parameter_table
 from medmt5.errors import InputError
 from medmt5.model import mt5
 from medmt5.model.flops import train_step_flops
@@ -37,8 +38,9 @@ def build(*files, **macros):
     return config.build("train.Experiment", files, bindings, placeholders=PLACEHOLDERS).value
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_every_parameter_lies_where_the_reviewed_table_says(size):
+@pytest.mark.parametrize("name", [*SIZES, "large_lora"])
+def test_every_parameter_lies_where_the_reviewed_table_says(name):
+    size, _, lora = name.partition("_")
     experiment = build(
         f"gin/model/{size}.gin",
         "gin/mesh/fsdp_tensor.gin",
@@ -47,13 +49,14 @@ def test_every_parameter_lies_where_the_reviewed_table_says(size):
         BATCH_SIZE=8,
         TRAIN_STEPS=1,
         NUM_MODEL_PARTITIONS=2,
+        LORA_RANK=16 if lora else 0,
     )
     plan = describe(experiment, num_devices=8, device_kind="TPU v4")
     table = "parameter, shape, logical axes, sharding on mesh/fsdp_tensor.gin\n"
     for p in plan.parameters:
         cells = (" ".join("-" if x is None else str(x) for x in row) for row in (p.shape, p.axes, p.sharding))
         table += f"{p.name:56} | {' | '.join(cells)}\n"
-    file = GOLDEN / f"{size}.txt"
+    file = GOLDEN / f"{name}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         file.write_text(table, encoding="utf-8")
     assert table == file.read_text(encoding="utf-8")
@@ -184,3 +187,37 @@ def test_a_shape_that_its_mesh_cannot_hold_names_the_parameter():
     wide = dataclasses.replace(experiment, partitioning=Partitioning(shard_parameters_over_data=True))
     with pytest.raises(InputError, match=r"decoder/decoder_norm/scale \(128,\): 128 does not divide into the 48 parts"):
         describe(wide, num_devices=48, device_kind="TPU v4")
+
+
+LORA = "gin/recipe/medical_mt5_large_lora.gin"
+
+
+@pytest.mark.parametrize("kind", ["L4", "NVIDIA A10G", "NVIDIA GeForce RTX 4090"])
+def test_adapters_of_mt5_large_are_trained_on_24_gigabytes(kind):
+    plan = describe(build(LORA), num_devices=1, device_kind=kind)
+    assert plan.device_memory_bytes == 24 * 2**30
+    assert plan.fits
+    trained = [p.name for p in plan.parameters if p.trained]
+    assert {name.rpartition("/")[2] for name in trained} == {"lora_a", "lora_b", "kernel", "embedding"}
+    # The gradients of all it trains are held at once: adapters, and two matrices of the vocabulary.
+    adapters = sum(p.bytes_per_device for p in plan.parameters if "lora_" in p.name)
+    assert plan.memory.embedding == adapters + 2 * 4 * 250112 * 1024 == 4 * plan.num_trained_parameters
+    assert plan.memory.optimizer_state < 1.05 * adapters  # Adafactor keeps all of v of thin matrices, sums of others
+    assert "frozen" in rendered(plan)
+
+
+def test_what_is_frozen_needs_no_gradient_and_fewer_flops():
+    whole = describe(build(LORA, LORA_RANK=0, TRAINABLE=None), num_devices=1, device_kind="L4")
+    alone = describe(build(LORA, TRAINABLE=None), num_devices=1, device_kind="L4")
+    gradients = 4 * (whole.num_parameters - alone.num_trained_parameters)  # bytes
+    assert whole.num_trained_parameters == whole.num_parameters == alone.num_parameters - alone.num_trained_parameters
+    assert whole.memory.embedding - alone.memory.embedding == gradients
+    assert whole.memory.total - alone.memory.total > 0.95 * gradients
+    assert 0.67 < alone.flops_per_step / whole.flops_per_step < 0.72  # two of three products, and the adapters' own
+
+
+def rendered(plan):
+    console = Console(width=200)
+    with console.capture() as text:
+        console.print(parameter_table(plan))
+    return text.get()

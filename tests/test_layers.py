@@ -41,6 +41,7 @@ FORBIDDEN = {
             "evaluate",
             "train",
             "plan",
+            "average",
             "describe",
             "model_files",
             "progress",

@@ -18,7 +18,7 @@ import logging
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 
+from medmt5.checkpoints import adapters
 from medmt5.checkpoints.digests import tree_digests
 from medmt5.errors import InputError
 from medmt5.failure import SaveError
@@ -83,7 +84,7 @@ class CheckpointManager:
                         state, save_args=jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), state)
                     ),
                     data=ocp.args.JsonSave(data),
-                    digests=ocp.args.JsonSave({**tree_digests(state), "data": _data_digest(data)}),
+                    digests=ocp.args.JsonSave({**tree_digests(state), "data": data_digest(data)}),
                 ),
             )
 
@@ -167,7 +168,7 @@ class CheckpointManager:
         if _all_agree(restored is not None):
             ours = tree_digests(state)
             try:
-                _compare({**ours, "data": _data_digest(data)}, digests, "the restored state")
+                _compare({**ours, "data": data_digest(data)}, digests, "the restored state")
             except Exception as error:  # `data` and `digests` may be anything
                 problem = _first_line(error)
             if _all_agree(not problem):
@@ -213,15 +214,19 @@ def find_checkpoint(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise InputError(f"no such folder: {path}; give a MODEL_DIR, or one {PREFIX}_<step> folder in it")
-    steps = {
-        step: child for child in path.iterdir() if (step := _step_of(child)) is not None and (child / "state").is_dir()
-    }
+    steps = checkpoints_in(path)
     if not steps:
         raise InputError(
             f"no {PREFIX}_<step> in {path}; give a MODEL_DIR that `medmt5 train` has written to, or one of its "
             "checkpoints"
         )
     return steps[max(steps)]
+
+
+def checkpoints_in(model_dir: Path) -> dict[int, Path]:
+    """Returns step -> folder of the checkpoints there are, as far as their names say."""
+    steps = {_step_of(child): child for child in model_dir.iterdir() if (child / "state").is_dir()}
+    return {step: child for step, child in steps.items() if step is not None}
 
 
 def checkpoint_step(path: Path) -> int:
@@ -232,39 +237,68 @@ def checkpoint_step(path: Path) -> int:
     return step
 
 
-def restore_params(checkpoint: Path, shapes: Any, shardings: Any) -> Any:
-    """Returns the parameters alone of one checkpoint folder, checked against their digests.
+def restore_params(
+    checkpoint: Path, shapes: Any, shardings: Any, restore_base: Callable[[Path, Any, Any], Any] | None = None
+) -> Any:
+    """Returns the parameters alone of one checkpoint folder, checked against their digests; of adapters, merged into
+    their base, which `restore_base` reads (None: this function, a base of ours).
 
     Raises InputError naming the parameters that are missing, left over or of another shape.
     """
     checkpoint = Path(checkpoint).absolute()
+    record = adapters.record_in(_read_data(checkpoint))
+    if record is None:
+        return _restore_stored(checkpoint, shapes, shardings)
+    base = (restore_base or restore_params)(record.base_folder(checkpoint), shapes, shardings)
+    own = _restore_stored(checkpoint, *adapters.own_layout(_stored_shapes(checkpoint), shapes, shardings))
+    return adapters.merge_into_base(base, own, record, shardings)
+
+
+def _restore_stored(checkpoint: Path, shapes: Any, shardings: Any) -> Any:
     abstract = {"params": _abstract(shapes, shardings)}
     arguments = ocp.args.PyTreeRestore(
         item=abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True
     )
-    with _quiet_orbax(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        try:
-            stored = reader.metadata(checkpoint / "state").item_metadata.tree["params"]
-            _check_shapes(checkpoint, stored, shapes)
-            params = reader.restore(checkpoint / "state", args=arguments)["params"]
-            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as json_reader:
-                digests = json_reader.restore(checkpoint / "digests")
-        except InputError:
-            raise
-        except Exception as error:  # whatever Orbax or TensorStore raise on damage
-            raise InputError(f"{checkpoint} cannot be read, it is damaged or not ours: {_first_line(error)}") from error
+    with _readable(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        _check_shapes(checkpoint, _stored_shapes(checkpoint), shapes)
+        params = reader.restore(checkpoint / "state", args=arguments)["params"]
+        digests = ocp.JsonCheckpointHandler().restore(checkpoint / "digests")
     ours = {f".params{path}": value for path, value in tree_digests(params).items()}
     _compare(ours, {path: value for path, value in digests.items() if path in ours}, checkpoint)
     return params
 
 
-def _check_shapes(checkpoint: Path, metadata: Any, shapes: Any) -> None:
-    stored = {
-        jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(metadata)
-    }
-    wanted = {
-        jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
-    }
+def _stored_shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
+    """Returns path -> shape of the parameters in a checkpoint, as `_name` writes paths."""
+    with _readable(checkpoint), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        metadata = reader.metadata(checkpoint / "state").item_metadata.tree["params"]
+        return {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(metadata)}
+
+
+def _read_data(checkpoint: Path) -> dict[str, Any]:
+    """Returns {} for a checkpoint that says nothing: a converted one."""
+    if not (checkpoint / "data").is_dir():
+        return {}
+    with _readable(checkpoint):
+        data, digests = (ocp.JsonCheckpointHandler().restore(checkpoint / item) for item in ("data", "digests"))
+        _compare({"data": data_digest(data)}, {"data": digests["data"]}, checkpoint)
+        return data
+
+
+@contextmanager
+def _readable(checkpoint: Path) -> Iterator[None]:
+    """Turns whatever Orbax, TensorStore or JSON raise on damage into one message."""
+    with _quiet_orbax():
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{checkpoint} cannot be read, it is damaged or not ours: {_first_line(error)}") from error
+
+
+def _check_shapes(checkpoint: Path, stored: dict[str, tuple[int, ...]], shapes: Any) -> None:
+    wanted = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
     problems = [f"  missing in the checkpoint: {name} {shape}" for name, shape in wanted.items() if name not in stored]
     problems += [f"  not in this model: {name} {shape}" for name, shape in stored.items() if name not in wanted]
     problems += [
@@ -287,7 +321,7 @@ def _compare(ours: dict[str, int], stored: dict[str, int], what: Any) -> None:
         )
 
 
-def _data_digest(data: dict[str, Any]) -> int:
+def data_digest(data: dict[str, Any]) -> int:
     """Returns a 32-bit digest of what JSON keeps of `data`."""
     return zlib.crc32(json.dumps(json.loads(json.dumps(data)), sort_keys=True).encode())
 
@@ -342,3 +376,7 @@ def _first_line(error: Exception) -> str:
     """Where it is long, its middle is left out: the reason stands at the end, after names of files."""
     line = str(error).strip().partition("\n")[0]
     return (line if len(line) <= 300 else f"{line[:150]} … {line[-150:]}") or type(error).__name__
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from medmt5.annotation.labels import LABELS
+from medmt5.conversion.adapters import MergedWeights
 from medmt5.conversion.checkpoint import write_checkpoint
 from medmt5.conversion.formats import OURS, T5X, Source, open_source
 from medmt5.conversion.huggingface import write_model
@@ -62,7 +63,7 @@ def convert(
             f"our checkpoints hold float32, not {dtype}; leave --dtype out (computing is ACTIVATION_DTYPE's)"
         )
     opened = open_source(source)
-    if format == opened.format == OURS:
+    if format == opened.format == OURS and not isinstance(opened.weights, MergedWeights):
         raise InputError(f"{opened.path} is a checkpoint of medmt5 already; copy the folder")
     with _appearing(target) as folder, progress_bar("convert", _parameters(opened), "parameters") as advance:
         if format == T5X:
@@ -75,7 +76,7 @@ def convert(
         config = dataclasses.replace(opened.config, vocab_size=rows)
         if format == OURS:
             write_checkpoint(folder / f"checkpoint_{opened.step}", weights, advance)
-            write_model_files(folder, ModelFiles(config, tokenizer, opened.lengths))
+            write_model_files(folder, ModelFiles(config, tokenizer, opened.lengths, opened.label_prompt))
             return
         write_model(folder, weights, config, dtype, advance)
         write_tokenizer(folder, tokenizer, opened.lengths["inputs"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint
-from medmt5.conversion.checkpoint import open_checkpoint
+from medmt5.conversion.adapters import open_model
 from medmt5.conversion.huggingface import INDEX, SINGLE, HuggingFaceWeights, read_json
 from medmt5.conversion.parameters import check_parameters, config_of
 from medmt5.conversion.safetensors import describe_content
@@ -39,7 +39,9 @@ LENGTH = 512  # of inputs and targets where a format says nothing of them: mT5 t
 
 
 class Source(NamedTuple):
-    """A model that was found: `lengths` as in model.json; `vocabulary`: its SentencePiece model, if one lies there."""
+    """A model that was found: `lengths` and `label_prompt` as in model.json, `vocabulary`: its SentencePiece model, if
+    one lies there.
+    """
 
     format: str
     path: Path
@@ -48,6 +50,7 @@ class Source(NamedTuple):
     step: int
     lengths: dict[str, int]
     vocabulary: Path | None
+    label_prompt: bool = True
 
 
 def detect_format(path: Path) -> tuple[str, Path]:
@@ -94,7 +97,13 @@ def open_source(path: Path) -> Source:
         lengths = {"inputs": LENGTH, "targets": LENGTH}
         return Source(kind, folder, weights, config_of(weights.tensors(), folder), _step(folder), lengths, None)
     files = read_model_files(folder)
-    ours = open_checkpoint(folder)
+
+    def open_base(path: Path) -> Weights:
+        from medmt5.conversion.vocabulary_fit import fit_rows  # which knows this module
+
+        return fit_rows(open_source(path), files.tokenizer, files.config.vocab_size)
+
+    ours = open_model(folder, open_base)
     check_parameters(folder, ours.tensors(), files.config)
     return Source(
         kind,
@@ -104,6 +113,7 @@ def open_source(path: Path) -> Source:
         checkpoint_step(folder),
         files.feature_lengths,
         files.tokenizer.model_file,
+        files.label_prompt,
     )
 
 

@@ -16,6 +16,7 @@ from medmt5.conversion.parameters import as_tree, by_name, check_parameters
 from medmt5.conversion.vocabulary_fit import check_same_pieces, check_size, fit_rows
 from medmt5.conversion.weights import Weights
 from medmt5.model.mt5 import MT5Config
+from medmt5.model_files import read_model_files
 from medmt5.tokenizer import Tokenizer
 
 
@@ -35,11 +36,15 @@ def load_params(path: Path, config: MT5Config, tokenizer: Tokenizer, shapes: Any
       InputError: damaged, another model's shape, another vocabulary.
     """
     kind, folder = detect_format(path)
-    if kind == OURS and _rows(CheckpointWeights(folder)) == config.vocab_size:
+    if kind == OURS and _rows(folder) == config.vocab_size:
         beside = folder.parent / "vocabulary.model"  # a checkpoint that was moved has none
         if beside.is_file():
             check_same_pieces(folder, beside, tokenizer)
-        return restore_params(folder, shapes, shardings)
+
+        def load_base(base: Path, shapes: Any, shardings: Any) -> Any:
+            return load_params(base, config, tokenizer, shapes, shardings)
+
+        return restore_params(folder, shapes, shardings, load_base)
     source = open_source(folder)
     if source.vocabulary is None:
         check_size(source, tokenizer)
@@ -50,9 +55,9 @@ def load_params(path: Path, config: MT5Config, tokenizer: Tokenizer, shapes: Any
     return place(weights, by_name(shardings))
 
 
-def _rows(weights: Weights) -> int | None:
-    info = weights.tensors().get("token_embedder/embedding")
-    return info.shape[0] if info else None
+def _rows(folder: Path) -> int:
+    info = CheckpointWeights(folder).tensors().get("token_embedder/embedding")
+    return info.shape[0] if info else read_model_files(folder).config.vocab_size  # none: adapters, it is in the base
 
 
 def place(weights: Weights, shardings: Mapping[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from medmt5.model.layers import Kernel
+from medmt5.model.lora import NO_LORA, LoRA
 
 MASKED = -1e10
 IMPLEMENTATIONS = ("auto", "plain", "chunked", "cudnn")
@@ -212,6 +213,7 @@ class Attention(nn.Module):
     dropout_rate: float
     dtype: jnp.dtype
     implementation: str = "auto"
+    lora: LoRA = NO_LORA
 
     @nn.compact
     def __call__(
@@ -231,7 +233,7 @@ class Attention(nn.Module):
             return fan_in(key, shape, dtype) / jnp.sqrt(self.head_dim)
 
         def project(name, y, initializer=fan_in):
-            y = Kernel(joined, ("embed", "heads"), initializer, self.dtype, name=name)(y)
+            y = Kernel(joined, ("embed", "heads"), initializer, self.dtype, self.lora, name=name)(y)
             y = y.reshape(*y.shape[:-1], self.num_heads, self.head_dim)
             return nn.with_logical_constraint(y, ("batch", "length", "heads", "kv"))
 
@@ -241,4 +243,4 @@ class Attention(nn.Module):
             values = drop_values(values, self.dropout_rate, self.make_rng("dropout"))
         out = attend(queries, keys, values, mask=mask, bias=bias, implementation=self.implementation)
         out = out.reshape(*out.shape[:-2], joined)
-        return Kernel(x.shape[-1], ("heads", "embed"), fan_in, self.dtype, name="out")(out)
+        return Kernel(x.shape[-1], ("heads", "embed"), fan_in, self.dtype, self.lora, name="out")(out)

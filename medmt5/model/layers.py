@@ -16,6 +16,9 @@ import numpy as np
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from medmt5.model import lora
+from medmt5.model.lora import NO_LORA, LoRA
+
 Initializer = Any
 PRODUCT = "product"  # the name by which a remat policy knows a product with a parameter
 
@@ -26,17 +29,33 @@ def named(initializer: Initializer, *axes: str) -> Initializer:
 
 
 class Kernel(nn.Module):
-    """A matrix product without bias: [..., inputs] @ kernel [inputs, outputs] -> [..., outputs] in `dtype`."""
+    """A matrix product without bias: [..., inputs] @ kernel [inputs, outputs] -> [..., outputs] in `dtype`.
+
+    Where `lora` adapts a kernel of this name, the adapters' product is added.
+    """
 
     outputs: int
     axes: Sequence[str]
     initializer: Initializer
     dtype: jnp.dtype = jnp.float32
+    lora: LoRA = NO_LORA
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", named(self.initializer, *self.axes), (x.shape[-1], self.outputs), jnp.float32)
-        return checkpoint_name(product(x.astype(self.dtype), kernel.astype(self.dtype)), PRODUCT)
+        x = x.astype(self.dtype)
+        y = product(x, kernel.astype(self.dtype))
+        if self.lora.adapts(self.name or ""):
+            y = y + self._adapters(x)
+        return checkpoint_name(y, PRODUCT)
+
+    def _adapters(self, x: jax.Array) -> jax.Array:
+        rank, (inputs, outputs) = self.lora.rank, self.axes
+        # U(-1, 1) / sqrt(inputs), as the authors' code draws A.
+        uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        a = self.param(lora.A, named(uniform, inputs, "lora_rank"), (x.shape[-1], rank), jnp.float32)
+        b = self.param(lora.B, named(nn.initializers.zeros, "lora_rank", outputs), (rank, self.outputs), jnp.float32)
+        return product(product(x, a.astype(self.dtype)) * self.lora.scale, b.astype(self.dtype))
 
 
 @jax.custom_vjp
@@ -93,15 +112,16 @@ class GatedMLP(nn.Module):
     mlp_dim: int
     dropout_rate: float
     dtype: jnp.dtype
+    lora: LoRA = NO_LORA
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         initializer = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-        gate = Kernel(self.mlp_dim, ("embed", "mlp"), initializer, self.dtype, name="wi_0")(x)
-        linear = Kernel(self.mlp_dim, ("embed", "mlp"), initializer, self.dtype, name="wi_1")(x)
+        gate = Kernel(self.mlp_dim, ("embed", "mlp"), initializer, self.dtype, self.lora, name="wi_0")(x)
+        linear = Kernel(self.mlp_dim, ("embed", "mlp"), initializer, self.dtype, self.lora, name="wi_1")(x)
         hidden = dropout(self.dropout_rate)(gated_gelu(gate, linear), deterministic)
         hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
-        return Kernel(x.shape[-1], ("mlp", "embed"), initializer, self.dtype, name="wo")(hidden)
+        return Kernel(x.shape[-1], ("mlp", "embed"), initializer, self.dtype, self.lora, name="wo")(hidden)
 
 
 @jax.custom_vjp

@@ -18,6 +18,7 @@ from flax import linen as nn
 
 from medmt5.model.attention import IMPLEMENTATIONS, Attention
 from medmt5.model.layers import PRODUCT, GatedMLP, Kernel, RelativePositionBias, RMSNorm, dropout, named
+from medmt5.model.lora import NO_LORA, LoRA
 
 REMAT_POLICIES = {
     "none": None,
@@ -33,7 +34,7 @@ class MT5Config:
     `vocab_size` counts rows of the embedding and output matrices (250,112 for the public mT5), not pieces.
     `remat_policy` is what the
     backward pass recomputes: "none", "minimal" (all but the matrix products) or "full". `attention` is one of
-    `attention.IMPLEMENTATIONS`.
+    `attention.IMPLEMENTATIONS`. `lora` adds adapters to train; a model that is used has none, they are merged.
     """
 
     vocab_size: int
@@ -48,6 +49,7 @@ class MT5Config:
     scan_layers: bool = True
     remat_policy: str = "none"
     attention: str = "auto"
+    lora: LoRA = NO_LORA
 
     def __post_init__(self):
         if self.dtype not in ("float32", "bfloat16"):
@@ -58,7 +60,8 @@ class MT5Config:
             raise ValueError(f"MT5Config.attention must be one of {list(IMPLEMENTATIONS)}, not {self.attention!r}")
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Returns the shape of the model that is used, so without adapters."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "lora"}
 
 
 class EncoderLayer(nn.Module):
@@ -70,12 +73,12 @@ class EncoderLayer(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         y = RMSNorm(dtype, name="pre_attention_layer_norm")(x)
-        y = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, name="attention")(
+        y = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, c.lora, name="attention")(
             y, y, mask=mask, bias=bias, deterministic=self.deterministic
         )
         x = x + dropout(c.dropout_rate)(y, self.deterministic)
         y = RMSNorm(dtype, name="pre_mlp_layer_norm")(x)
-        y = GatedMLP(c.mlp_dim, c.dropout_rate, dtype, name="mlp")(y, self.deterministic)
+        y = GatedMLP(c.mlp_dim, c.dropout_rate, dtype, c.lora, name="mlp")(y, self.deterministic)
         return x + dropout(c.dropout_rate)(y, self.deterministic), None
 
 
@@ -95,17 +98,17 @@ class DecoderLayer(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         y = RMSNorm(dtype, name="pre_self_attention_layer_norm")(x)
-        y = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, name="self_attention")(
+        y = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, c.lora, name="self_attention")(
             y, y, mask=mask, bias=bias, deterministic=self.deterministic
         )
         x = x + dropout(c.dropout_rate)(y, self.deterministic)
         y = RMSNorm(dtype, name="pre_cross_attention_layer_norm")(x)
-        y = Attention(c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, name="encoder_decoder_attention")(
-            y, encoded, mask=encoded_mask, bias=None, deterministic=self.deterministic
-        )
+        y = Attention(
+            c.num_heads, c.head_dim, c.dropout_rate, dtype, c.attention, c.lora, name="encoder_decoder_attention"
+        )(y, encoded, mask=encoded_mask, bias=None, deterministic=self.deterministic)
         x = x + dropout(c.dropout_rate)(y, self.deterministic)
         y = RMSNorm(dtype, name="pre_mlp_layer_norm")(x)
-        y = GatedMLP(c.mlp_dim, c.dropout_rate, dtype, name="mlp")(y, self.deterministic)
+        y = GatedMLP(c.mlp_dim, c.dropout_rate, dtype, c.lora, name="mlp")(y, self.deterministic)
         return x + dropout(c.dropout_rate)(y, self.deterministic), None
 
 
@@ -222,6 +225,9 @@ class MT5(nn.Module):
 
 def _same_segment(queries: jax.Array, keys: jax.Array) -> jax.Array:
     return (queries[:, :, None] == keys[:, None, :])[:, None]
+
+
+OUTPUT_KERNEL = "decoder/logits_dense/kernel"  # its path
 
 
 def output_kernel(params: Any) -> jax.Array:

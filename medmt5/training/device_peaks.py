@@ -1,7 +1,8 @@
 """The matrix-product peak of a device, what model FLOP utilisation is a share of, and the size of its memory.
 
-Accelerators: their makers' data sheets, dense (without sparsity), one chip. A CPU has no such sheet that holds for the
-cores a process was given, so its peak is measured: the best of a few large products of the compute type.
+Accelerators: their makers' data sheets, dense (without sparsity), with float32 sums, one chip. A CPU has no such
+sheet that holds for the cores a process was given, so its peak is measured: the best of a few large products of the
+compute type.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ BFLOAT16_PEAKS = (
     ("h100", 989e12),
     ("b200", 2250e12),
     ("a100", 312e12),
+    ("a10g", 70e12),
+    ("a10", 125e12),
     ("l40s", 362e12),
     ("l4", 121e12),
+    ("rtx 3090", 71e12),
+    ("rtx 4090", 165.2e12),
     ("v100", 125e12),  # float16
     ("t4", 65e12),  # float16
     ("tpu v6", 918e12),
@@ -40,8 +45,11 @@ MEMORY_GIB = (
     ("a100-sxm4-40gb", 40),
     ("a100-pcie-40gb", 40),
     ("a100", 80),
+    ("a10", 24),  # A10G too
     ("l40s", 48),
     ("l4", 24),
+    ("rtx 3090", 24),
+    ("rtx 4090", 24),
     ("v100-sxm2-32gb", 32),
     ("v100", 16),
     ("t4", 16),

@@ -43,6 +43,7 @@ def run_loop(
     monitor: Monitor,
     clock: Clock,
     profile: Profile,
+    saved: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> TrainState:
     """Trains from `start_step` to `train_steps` and returns the last state, saved.
 
@@ -52,6 +53,7 @@ def run_loop(
       data_state: step -> what is saved beside the state.
       monitor: is told of every step and evaluation.
       clock: what the time is spent on.
+      saved: state -> the part of it that checkpoints hold.
 
     Raises:
       InputError: too many steps in a row were skipped; the last checkpoint is kept.
@@ -70,7 +72,7 @@ def run_loop(
         # Landed first: a run that has to stop because of a step before this one stops before it saves.
         monitor.land()
         with clock.spend("save"):
-            checkpoints.save(step, state, data_state(step))
+            checkpoints.save(step, saved(state), data_state(step))
             if finish:
                 checkpoints.wait()
 

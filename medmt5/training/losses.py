@@ -52,6 +52,7 @@ class _Settings(NamedTuple):
     num_chunks: int
     block_size: int
     kept_blocks: int
+    has_kernel_gradient: bool
 
 
 def vocabulary_loss(
@@ -68,6 +69,7 @@ def vocabulary_loss(
     num_chunks: int | None = None,
     block_size: int | None = None,
     kept_blocks: int | None = None,
+    has_kernel_gradient: bool = True,
 ) -> Loss:
     """Returns the summed loss of logits = hidden @ kernel; products in the dtype of `hidden`, all else in float32.
 
@@ -84,6 +86,7 @@ def vocabulary_loss(
       num_chunks: of `length`.
       block_size, kept_blocks: columns of a block, in each part of the vocabulary, and blocks kept.
         None for these three: by `KEPT_BYTES`, `BLOCK_BYTES` and the kind of device.
+      has_kernel_gradient: False for a frozen kernel: its gradient is neither computed nor stored.
     """
     batch, length, embed = hidden.shape
     part = kernel.shape[1] // vocab_shards
@@ -99,7 +102,9 @@ def vocabulary_loss(
     if kept_blocks is None:
         kept_blocks = KEPT_BYTES // (row_bytes * chunk * block_size)
     kept_blocks = min(kept_blocks, part // block_size)
-    settings = _Settings(z_loss, label_smoothing, vocab_shards, num_chunks, block_size, kept_blocks)
+    settings = _Settings(
+        z_loss, label_smoothing, vocab_shards, num_chunks, block_size, kept_blocks, has_kernel_gradient
+    )
     objective, parts = _loss(hidden, kernel, targets, weights, 1.0 / normalizer, settings)
     total, cross_entropy, z, correct = parts
     return Loss(objective, total, cross_entropy, z, correct, jnp.sum(weights))
@@ -126,7 +131,7 @@ def _forward(hidden, kernel, targets, weights, scale, settings):
         sums = jax.tree.map(jnp.add, sums, _sums(statistics, w, settings, kernel.shape[1]))
         return (sums, d_kernel), d_hidden
 
-    start = (_no_sums(), jnp.zeros(kernel.shape, jnp.float32))
+    start = (_no_sums(), jnp.zeros(kernel.shape, jnp.float32) if settings.has_kernel_gradient else None)
     (sums, d_kernel), d_hidden = _over_chunks(add, start, (hidden, targets, weights), settings.num_chunks)
     return (sums[0] * scale, sums), (d_hidden, d_kernel)
 
@@ -134,7 +139,8 @@ def _forward(hidden, kernel, targets, weights, scale, settings):
 def _backward(settings, gradients, cotangents):
     d_hidden, d_kernel = gradients
     factor, _ = cotangents  # the parts are for reporting: only `objective` is differentiated
-    return (d_hidden * factor.astype(d_hidden.dtype), d_kernel * factor, None, None, None)
+    d_hidden = d_hidden * factor.astype(d_hidden.dtype)
+    return (d_hidden, d_kernel * factor if settings.has_kernel_gradient else None, None, None, None)
 
 
 _loss.defvjp(_forward, _backward)
@@ -212,15 +218,19 @@ class _Blocks:
         return _Statistics(log_z, over_all, jnp.sum(at_target, axis=1), jnp.sum(total, axis=1)), kept
 
     def second_walk(
-        self, log_z: jax.Array, kept: jax.Array | None, weights: jax.Array, d_kernel: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Returns the gradient [tokens, embed] in the dtype of `hidden`, and `d_kernel` [embed, vocab] added to."""
+        self, log_z: jax.Array, kept: jax.Array | None, weights: jax.Array, d_kernel: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the gradient [tokens, embed] in the dtype of `hidden`, and `d_kernel` [embed, vocab] added to (None:
+        a frozen kernel's).
+        """
         size, kept_blocks = self.settings.block_size, self.settings.kept_blocks
 
         def add(gradients, start, logits, columns):
             d_hidden, d_kernel = gradients
             slope = self._slope(logits, log_z, weights, start).astype(self.hidden.dtype)
             d_hidden = d_hidden + _product("tmv,emv->te", slope, columns)
+            if d_kernel is None:
+                return d_hidden, None
             block = jax.lax.dynamic_slice_in_dim(d_kernel, start, logits.shape[2], axis=2)
             block = block + _product("te,tmv->emv", self.hidden, slope)
             return d_hidden, jax.lax.dynamic_update_slice_in_dim(d_kernel, block, start, axis=2)
@@ -233,7 +243,9 @@ class _Blocks:
         def add_anew(index, gradients):
             return add(gradients, index * size, *self._logits(index * size, size))
 
-        gradients = (jnp.zeros(self.hidden.shape, jnp.float32), d_kernel.reshape(self.kernel.shape))
+        gradients: Any = (jnp.zeros(self.hidden.shape, jnp.float32), None)
+        if d_kernel is not None:
+            gradients = (gradients[0], d_kernel.reshape(self.kernel.shape))
         if self.remainder:
             start = self.num_blocks * size
             gradients = add(gradients, start, *self._logits(start, self.remainder))
@@ -241,7 +253,8 @@ class _Blocks:
             gradients = jax.lax.fori_loop(0, kept_blocks, add_kept, gradients)
         gradients = jax.lax.fori_loop(kept_blocks, self.num_blocks, add_anew, gradients)
         d_hidden, d_kernel = gradients
-        return d_hidden.astype(self.hidden.dtype), d_kernel.reshape(d_kernel.shape[0], -1)
+        d_hidden = d_hidden.astype(self.hidden.dtype)
+        return d_hidden, None if d_kernel is None else d_kernel.reshape(d_kernel.shape[0], -1)
 
     def _columns(self, start: Any, size: int) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(self.kernel, start, size, axis=2).astype(self.hidden.dtype)

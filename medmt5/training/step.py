@@ -21,7 +21,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from medmt5 import partitioning
 from medmt5.errors import InputError
 from medmt5.model import mt5
-from medmt5.training import bad_steps, losses, optimizers
+from medmt5.training import bad_steps, losses, optimizers, trainable
 
 State = Any
 Batch = dict[str, jax.Array]
@@ -90,6 +90,11 @@ def create_state(
     return jax.jit(create, out_shardings=shardings)()
 
 
+def with_params(state: TrainState, names: frozenset[str] | None) -> TrainState:
+    """Returns the state, its shapes or its shardings, with the parameters of these paths alone; None = all."""
+    return state.replace(params=trainable.split(state.params, names)[0])
+
+
 def make_train_step(
     config: mt5.MT5Config,
     optimizer: optax.GradientTransformation,
@@ -100,19 +105,23 @@ def make_train_step(
     shardings: TrainState,
     num_microbatches: int = 1,
     loss_spike_factor: float | None = None,
+    trained: frozenset[str] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the jitted step. The state is donated; metrics are float32 scalars: the sums of `losses.Loss`,
     `input_tokens` (without padding), `grad_norm`, `skipped` (0 or 1) and `skipped_in_a_row`.
 
     A step whose loss or gradient norm is not finite, or whose loss is above `loss_spike_factor` times the running mean,
-    changes nothing but the step number: see `bad_steps`.
+    changes nothing but the step number: see `bad_steps`. `trained`, by `trainable.trained_names`, has gradients and is
+    updated, and the state is made with `trainable.keep_state_of(optimizer, trained)`; None = all parameters.
     """
     model = mt5.MT5(config)
+    has_kernel_gradient = trained is None or mt5.OUTPUT_KERNEL in trained
 
-    def loss_fn(params, batch, rng, normalizer):
+    def loss_fn(params, frozen, batch, rng, normalizer):
+        params = trainable.join(params, frozen)
         rngs = {"dropout": rng} if config.dropout_rate else None
         hidden: Any = model.apply({"params": params}, batch, deterministic=rngs is None, rngs=rngs)
-        loss = batch_loss(hidden, params, batch, objective, mesh, normalizer)
+        loss = batch_loss(hidden, params, batch, objective, mesh, normalizer, has_kernel_gradient)
         return loss.objective, loss
 
     def train_step(state: TrainState, batch: Batch):
@@ -120,20 +129,21 @@ def make_train_step(
         normalizer: Any = objective.loss_normalizing_factor
         if normalizer is None:
             normalizer = jnp.maximum(jnp.sum(batch["decoder_loss_weights"]), 1.0)
+        own, frozen = trainable.split(state.params, trained)
         gradient = jax.grad(loss_fn, has_aux=True)
         if num_microbatches == 1:
-            gradients, loss = gradient(state.params, batch, rng, normalizer)
+            gradients, loss = gradient(own, frozen, batch, rng, normalizer)
         else:
-            gradients, loss = _accumulate(gradient, state.params, batch, rng, normalizer, num_microbatches)
+            gradients, loss = _accumulate(gradient, own, frozen, batch, rng, normalizer, num_microbatches)
 
         def update():
-            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-            return optax.apply_updates(state.params, updates), opt_state
+            updates, opt_state = optimizer.update(gradients, state.opt_state, own)
+            return optax.apply_updates(own, updates), opt_state
 
         grad_norm = optimizers.global_norm(gradients)
         mean = loss.total / jnp.maximum(loss.weight, 1.0)
         counts, history = bad_steps.judge(state.history, mean, grad_norm, loss_spike_factor)
-        params, opt_state = bad_steps.apply(counts, update, (state.params, state.opt_state))
+        own, opt_state = bad_steps.apply(counts, update, (own, state.opt_state))
         metrics = {
             **loss._asdict(),
             "input_tokens": jnp.sum(batch["encoder_input_tokens"] != 0, dtype=jnp.float32),
@@ -141,7 +151,7 @@ def make_train_step(
             "skipped": 1 - counts.astype(jnp.float32),
             "skipped_in_a_row": history.skipped_in_a_row.astype(jnp.float32),
         }
-        return TrainState(state.step + 1, params, opt_state, history), metrics
+        return TrainState(state.step + 1, trainable.join(own, frozen), opt_state, history), metrics
 
     data, everywhere = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
     return partitioning.in_context(
@@ -167,7 +177,13 @@ def make_eval_step(
 
 
 def batch_loss(
-    hidden: jax.Array, params: Any, batch: Batch, objective: Objective, mesh: Mesh, normalizer: jax.Array | float = 1.0
+    hidden: jax.Array,
+    params: Any,
+    batch: Batch,
+    objective: Objective,
+    mesh: Mesh,
+    normalizer: jax.Array | float = 1.0,
+    has_kernel_gradient: bool = True,
 ) -> losses.Loss:
     """Returns the loss of the decoder's last hidden states [batch, targets, embed]."""
     return losses.vocabulary_loss(
@@ -180,6 +196,7 @@ def batch_loss(
         vocab_shards=mesh.shape["model"],
         z_loss=objective.z_loss,
         label_smoothing=objective.label_smoothing,
+        has_kernel_gradient=has_kernel_gradient,
     )
 
 
@@ -193,7 +210,7 @@ def check_microbatches(batch_size: int, data_shards: int, num_microbatches: int)
         )
 
 
-def _accumulate(gradient, params, batch, rng, normalizer, num_microbatches):
+def _accumulate(gradient, params, frozen, batch, rng, normalizer, num_microbatches):
     # Rows are split with the microbatch index inside, so that each device keeps its own rows.
     split = jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(x.shape[0] // num_microbatches, num_microbatches, *x.shape[1:]), 1, 0), batch
@@ -201,7 +218,8 @@ def _accumulate(gradient, params, batch, rng, normalizer, num_microbatches):
 
     def add(sums, microbatch):
         index, rows = microbatch
-        return jax.tree.map(jnp.add, sums, gradient(params, rows, jax.random.fold_in(rng, index), normalizer)), None
+        new = gradient(params, frozen, rows, jax.random.fold_in(rng, index), normalizer)
+        return jax.tree.map(jnp.add, sums, new), None
 
     zero_loss = losses.Loss(*[jnp.float32(0)] * len(losses.Loss._fields))
     zeros = (jax.tree.map(jnp.zeros_like, params), zero_loss)

@@ -1,7 +1,7 @@
 """Memory of one train step on one device, predicted from shapes: nothing is allocated or compiled.
 
     parameters        exact: the shards that the shardings say, float32
-    optimizer_state   exact, likewise
+    optimizer_state   exact, likewise; of trained parameters alone
     saved             what the backward pass keeps of a microbatch's forward pass: counted from the traced program
                       itself, so it follows the model and its remat policy
   and the largest of three moments that follow each other:
@@ -11,6 +11,7 @@
     embedding         the gradients, and with FSDP the whole gradient of the embedding
 
 Gradients are float32 and sharded like the parameters; with microbatches there is the sum and the newest.
+Frozen parameters have none.
 `saved` and a layer are traced for a model of one device's share: its rows of a microbatch, its heads, its part of the
 MLP; tensor-parallel devices each hold the whole `embed` axis, as the compute rules say. The sum leaves out what XLA
 frees early and what it copies; docs/planning.md holds it against XLA's own figures.
@@ -28,6 +29,7 @@ from flax import linen as nn
 from medmt5.batch import shapes as batch_shapes
 from medmt5.model import mt5
 from medmt5.partitioning import Partitioning
+from medmt5.training import trainable
 from medmt5.training.step import TrainState
 
 LOSS_CHUNK_BYTES = 256 * 2**20  # what `losses` allows itself at most
@@ -60,10 +62,11 @@ def predict(
     targets: int,
     num_microbatches: int = 1,
     packed: bool = False,
+    trained: frozenset[str] | None = None,
 ) -> StepMemory:
     """Returns the memory of a step of `batch_size` rows, from `steps.state_shardings`' two results.
 
-    The shardings may be of an abstract mesh.
+    The shardings may be of an abstract mesh. `trained`: paths of the trained parameters; None = all.
     """
     data, model = (shardings.step.mesh.shape[axis] for axis in ("data", "model"))
     rows = batch_size // data // num_microbatches
@@ -75,20 +78,26 @@ def predict(
     )
     shape = (rows, inputs, targets, packed)
     parameters = shard_bytes(shapes.params, shardings.params)
-    summed = parameters if num_microbatches > 1 else 0
-    layer = max(_layer_bytes(share, stack, *shape) for stack in ("encoder", "decoder"))
+    own = (trainable.split(tree, trained)[0] for tree in (shapes.params, shardings.params))
+    gradients = shard_bytes(*own)
+    summed = gradients if num_microbatches > 1 else 0
+    layer = max(_layer_bytes(share, stack, *shape, trained) for stack in ("encoder", "decoder"))
     if config.remat_policy != "none":
         layer += layer // 4
     matrix = 4 * share.vocab_size * share.emb_dim  # of the vocabulary's two
     chunk = min(LOSS_CHUNK_BYTES, 4 * rows * targets * share.vocab_size)
     whole = rules.shard_parameters_over_data and data > 1
+    kernel, embedding = (
+        matrix * (trained is None or name in trained) for name in (mt5.OUTPUT_KERNEL, "token_embedder/embedding")
+    )
+    layer_copies = 1 + (trained is None or any("/layers/" in name and name.endswith("/kernel") for name in trained))
     return StepMemory(
         parameters=parameters,
         optimizer_state=shard_bytes(shapes.opt_state, shardings.opt_state),
-        saved=saved_bytes(share, *shape),
-        loss=summed + matrix + chunk + whole * matrix,
-        layers=summed + parameters + layer + whole * 2 * _layer_parameter_bytes(share),
-        embedding=summed + parameters + whole * matrix,
+        saved=saved_bytes(share, *shape, trained),
+        loss=summed + kernel + chunk + whole * matrix,
+        layers=summed + gradients + layer + whole * layer_copies * _layer_parameter_bytes(share),
+        embedding=summed + gradients + whole * embedding,
     )
 
 
@@ -99,7 +108,14 @@ def shard_bytes(shapes: Any, shardings: Any) -> int:
 
 
 @cache
-def saved_bytes(config: mt5.MT5Config, rows: int, inputs: int, targets: int, packed: bool = False) -> int:
+def saved_bytes(
+    config: mt5.MT5Config,
+    rows: int,
+    inputs: int,
+    targets: int,
+    packed: bool = False,
+    trained: frozenset[str] | None = None,
+) -> int:
     """Returns the bytes that the backward pass of the model keeps, parameters and batch not counted."""
     params = jax.eval_shape(lambda: nn.unbox(mt5.init_params(config, jax.random.key(0))))
     batch = {
@@ -110,7 +126,13 @@ def saved_bytes(config: mt5.MT5Config, rows: int, inputs: int, targets: int, pac
     def backward(params, batch):
         rngs = {"dropout": jax.random.key(0)} if config.dropout_rate else None
         model = mt5.MT5(config)
-        return jax.vjp(lambda p: model.apply({"params": p}, batch, deterministic=rngs is None, rngs=rngs), params)[1]
+        own, frozen = trainable.split(params, trained)
+
+        def apply(own):
+            variables = {"params": trainable.join(own, frozen)}
+            return model.apply(variables, batch, deterministic=rngs is None, rngs=rngs)
+
+        return jax.vjp(apply, own)[1]
 
     jaxpr = jax.make_jaxpr(backward)(params, batch).jaxpr
     given = {id(v) for v in jaxpr.invars}
@@ -118,7 +140,7 @@ def saved_bytes(config: mt5.MT5Config, rows: int, inputs: int, targets: int, pac
     return sum(_bytes(x.shape, x.dtype) for x in kept.values())
 
 
-def _layer_bytes(config: mt5.MT5Config, stack: str, *shape: int) -> int:
+def _layer_bytes(config: mt5.MT5Config, stack: str, *arguments: Any) -> int:
     """What one more layer of a stack would save without remat."""
     plain = dataclasses.replace(
         config, remat_policy="none", scan_layers=True, num_encoder_layers=1, num_decoder_layers=1
@@ -127,7 +149,7 @@ def _layer_bytes(config: mt5.MT5Config, stack: str, *shape: int) -> int:
         deeper = dataclasses.replace(plain, num_encoder_layers=2)
     else:
         deeper = dataclasses.replace(plain, num_decoder_layers=2)
-    return saved_bytes(deeper, *shape) - saved_bytes(plain, *shape)
+    return saved_bytes(deeper, *arguments) - saved_bytes(plain, *arguments)
 
 
 def _layer_parameter_bytes(share: mt5.MT5Config) -> int:
