@@ -14,7 +14,7 @@ from medmt5.average import average
 from medmt5.checkpoints.adapters import make_record
 from medmt5.checkpoints.manager import CheckpointManager, restore_params
 from medmt5.cli import main
-from medmt5.conversion.adapters import open_model
+from medmt5.conversion.formats import open_source
 from medmt5.errors import InputError
 from medmt5.model import mt5
 from medmt5.model.lora import LoRA, merge_adapters
@@ -158,7 +158,7 @@ def adapted(run, states, tokenizer, tmp_path_factory):
 
 def test_adapters_are_opened_as_the_merged_model(adapted):
     checkpoint, merged = adapted
-    weights = open_model(checkpoint)
+    weights = open_source(checkpoint).weights
     flat = {
         jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree_util.tree_leaves_with_path(merged)
     }
@@ -182,4 +182,4 @@ def test_the_mean_of_adapters_is_of_merged_models_and_needs_their_base(adapted, 
     with pytest.raises(
         InputError, match=r"checkpoint_20 is not the base that the adapters were trained on, .* differ, first"
     ):
-        open_model(tmp_path / "adapters" / checkpoint.name)
+        open_source(tmp_path / "adapters" / checkpoint.name)

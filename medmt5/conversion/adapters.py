@@ -18,10 +18,10 @@ from medmt5.model import lora
 BLOCK_BYTES = 1 << 25
 
 
-def open_model(checkpoint: Path, open_base: Callable[[Path], Weights] | None = None) -> Weights:
+def open_model(checkpoint: Path, open_base: Callable[[Path], Weights]) -> Weights:
     """Opens one of our checkpoints, checked against its digests; one of adapters as merged into its base.
 
-    `open_base` opens a base in any format; None: one of ours.
+    `open_base` opens a base in any format.
 
     Raises InputError where something is damaged, or the base is gone or another one.
     """
@@ -29,8 +29,7 @@ def open_model(checkpoint: Path, open_base: Callable[[Path], Weights] | None = N
     record = _read_record(Path(checkpoint))
     if record is None:
         return weights
-    base = (open_base or open_model)(record.base_folder(checkpoint))
-    return MergedWeights(weights, base, record)
+    return MergedWeights(weights, open_base(record.base_folder(checkpoint)), record)
 
 
 class MergedWeights:
