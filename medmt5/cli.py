@@ -6,13 +6,16 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from medmt5.arguments import make_parser
 from medmt5.configuration.check import PLACEHOLDERS, check_configuration
 from medmt5.configuration.statements import parse_flags
 from medmt5.datasets import command as data_command
+from medmt5.datasets.names import check_name, names
 from medmt5.environment import prepare_process
 from medmt5.errors import InputError
+from medmt5.tokens.mixture import mixture_file
 
 ON_DEVICES = {"train", "evaluate", "label"}
 
@@ -99,11 +102,17 @@ def _tokens(args, rest) -> None:
 
 
 def _bindings(files, args, rest, placeholders=()) -> list[str]:
-    """Returns the flags' bindings, once they and the files are known to fit: before JAX is imported."""
+    """Returns the flags' bindings, once they and the files are known to fit: before JAX is imported.
+
+    What `placeholders` name may stay unset, and is not looked at.
+    """
     bindings, others = parse_flags(rest)
     if others:
         raise InputError(f"unrecognized arguments: {' '.join(others)}; macros are set as --gin.NAME=VALUE")
-    check_configuration("train.Experiment", files, bindings, args.gin_search_paths, placeholders)
+    values = check_configuration("train.Experiment", files, bindings, args.gin_search_paths, placeholders)
+    store, mixture = Path(values.get("token_store", "")), values.get("mixture")
+    if mixture and not placeholders and not mixture_file(store, mixture).is_file() and not (store / mixture).is_dir():
+        check_name(mixture, names())
     return bindings
 
 

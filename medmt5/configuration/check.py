@@ -33,17 +33,21 @@ def check_configuration(
     bindings: Sequence[str] = (),
     search_paths: Sequence[str] = (),
     placeholders: Collection[str] = (),
-) -> None:
+) -> dict[str, Any]:
     """Raises InputError, with every problem and its place, where `config.build` of the same arguments would fail.
+
+    Returns parameter -> value of what `selector` is called with, of those that are plain literals.
 
     Args:
       selector: what will be called, e.g. "train.Experiment".
       placeholders: macros that may stay unset.
     """
-    checked = _Configuration(read_statements(gin_files, bindings, search_paths))
-    problems = checked.problems or checked.find_misuse(f"{ROOT}.{selector}", placeholders)
+    checked, root = _Configuration(read_statements(gin_files, bindings, search_paths)), f"{ROOT}.{selector}"
+    problems = checked.problems or checked.find_misuse(root, placeholders)
     if problems:
         raise InputError("; ".join(dict.fromkeys(problems)))
+    values = {b.parameter: checked.follow(b)[1] for (_, name, _), b in checked.bound.items() if name == root}
+    return {name: value for name, value in values.items() if _is_literal(value)}
 
 
 def suggest(name: str, known: Iterable[str], otherwise: str = "") -> str:
@@ -140,9 +144,14 @@ class _Configuration:
         return whole
 
     def _unknown(self, selector: str) -> str:
-        short = {".".join(n.split(".")[-2:]) for n in self._named}
-        otherwise = f"; known are {', '.join(sorted(short))}; others need a gin file that imports their module"
-        return f"no file of this run names {selector}{suggest(selector, short, otherwise)}"
+        text = f"no gin file of this run names {selector}"
+        module, _, name = selector.rpartition(".")
+        for imported in {m for imports in self._imports.values() for m in imports.values()}:
+            if module and f".{imported}".endswith(f".{module}") and name in signatures(imported):
+                package, _, short = imported.rpartition(".")
+                return f"{text}, and a flag imports nothing; name it in one, after `from {package} import {short}`"
+        known = {".".join(n.split(".")[-2:]) for n in self._named}
+        return text + suggest(selector, known, f"; known are {', '.join(sorted(known))}")
 
     def find_misuse(self, root: str, placeholders: Collection[str]) -> list[str]:
         """Returns the problems of the whole: macros unset or unused, bindings of nothing, values of another type."""
@@ -154,9 +163,13 @@ class _Configuration:
         unset = [name for name, b in self.macros.items() if b.value == REQUIRED and name in used]
         if flags := [f"--gin.{name}=…" for name in sorted(unset) if name not in placeholders]:
             problems.append(f"required macros are not set; add {' '.join(flags)}")
-        for name, b in used.items():
-            if name not in self.macros:
-                problems.append(f"{b.place}: nothing defines the macro {name}{suggest(name, self.macros)}")
+        undefined = [
+            f"{b.place}: nothing defines the macro {name}{suggest(name, self.macros)}"
+            for name, b in used.items()
+            if name not in self.macros
+        ]
+        if undefined:  # what such a macro would have used, nothing uses
+            return problems + undefined
         for name, b in self.macros.items():
             if name not in used:
                 known = f"; the macros of this run are {', '.join(sorted(used))}"
@@ -213,17 +226,21 @@ class _Configuration:
                 if b := self.macros.get(item.name):
                     yield from self._called(b.value, b, scope, used)
 
+    def follow(self, b: Binding) -> tuple[Binding, Any]:
+        """Returns where the value of a binding is written, behind macros, and that value."""
+        while isinstance(b.value, Macro) and b.value.name in self.macros:
+            b = self.macros[b.value.name]
+        return b, b.value
+
     def _wrong_types(self, live: set[tuple[str, str]]) -> Iterator[str]:
         for (scope, whole, parameter), b in self.bound.items():
             signature = _signature(whole)
             if (scope, whole) not in live or not signature or parameter not in signature.parameters:
                 continue
-            value, at, name = b.value, b, f"{b.selector}.{parameter}"
-            while isinstance(value, Macro) and value.name in self.macros:
-                name, at = value.name, self.macros[value.name]
-                value = at.value
+            at, value = self.follow(b)
+            name = at.selector if at is not b else f"{b.selector}.{parameter}"
             annotation = signature.parameters[parameter].annotation
-            if not any(isinstance(v, Macro | Reference) for v in _walk(value)) and not accepts(annotation, value):
+            if _is_literal(value) and not accepts(annotation, value):
                 advice = _advice(annotation, name, value)
                 yield f"{at.place}: {name} must be {_in_words(annotation)}, not {value!r}{advice}"
 
@@ -259,6 +276,10 @@ def _split(whole: str) -> tuple[str, str]:
             if find_module(module := ".".join(parts[:end])):
                 return module, ".".join(parts[end:])
     return "", ""
+
+
+def _is_literal(value: Any) -> bool:
+    return not any(isinstance(item, Macro | Reference) for item in _walk(value))
 
 
 def _walk(value: Any) -> Iterator[Any]:
