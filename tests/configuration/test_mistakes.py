@@ -153,7 +153,7 @@ BEFORE_IMPORTS = {
     "run file without a model": (
         None,
         ["--gin_file=gin/mesh/fsdp.gin", "--gin_file=gin/run/pretrain.gin"],
-        "gin/run/train.gin:60: nothing defines the macro MODEL",
+        "gin/run/train.gin:56: nothing defines the macro MODEL",
     ),
     "schedule of another run": (
         HEAD + "schedules.rsqrt.learning_rate = 1.0\n",
@@ -201,7 +201,10 @@ BEFORE_COMPILING = {
         [RECIPE, "--gin.VOCABULARY={tmp}/nothing.model"],
         "no SentencePiece model at {tmp}/nothing.model",
     ),
-    "vocabulary of more pieces than rows": ([RECIPE, "--gin.VOCAB_SIZE=512"], "set VOCAB_SIZE to at least 624, e.g. 640"),
+    "vocabulary of more pieces than rows": (
+        [RECIPE, "--gin.VOCAB_SIZE=512"],
+        "set VOCAB_SIZE to at least 624, e.g. 640",
+    ),
     "vocabulary of another size than the store's": (
         [RECIPE, "--gin.VOCABULARY={tmp}/other.model"],
         "was made with another vocabulary (sha256",
@@ -212,7 +215,7 @@ BEFORE_COMPILING = {
     ),
     "targets too short for span corruption": (
         [RECIPE, "--gin.TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 9}"],
-        "targets",
+        "TASK_FEATURE_LENGTHS gives them 9; set 'targets' to ",
     ),
     "no checkpoint": (
         [RECIPE, "--gin.INITIAL_CHECKPOINT_PATH={tmp}/nothing"],
