@@ -296,7 +296,7 @@ def test_a_slurm_job_is_not_started_for_ever(clouds):
 
 PYTHON = """#!/bin/sh
 echo "$@" >> {folder}/starts
-trap 'echo saved >> {folder}/starts; exit 143' TERM
+trap 'echo saved >> {folder}/starts; kill $!; exit 143' TERM
 [ "$(wc -l < {folder}/starts)" -gt {fails} ] || exit {code}
 [ -z "{waits}" ] || {{ sleep 60 & wait; }}
 """
