@@ -219,11 +219,7 @@ BEFORE_COMPILING = {
     ),
     "no checkpoint": (
         [RECIPE, "--gin.INITIAL_CHECKPOINT_PATH={tmp}/nothing"],
-        "no such folder: {tmp}/nothing; give a MODEL_DIR, or one checkpoint_<step> folder in it",
-    ),
-    "folder without a checkpoint": (
-        [RECIPE, "--gin.INITIAL_CHECKPOINT_PATH={tmp}/store"],
-        "no checkpoint_<step> in {tmp}/store; give a MODEL_DIR that `medmt5 train` has written to",
+        "no such folder: {tmp}/nothing; give a MODEL_DIR",
     ),
     "spike below the mean": ([RECIPE, "--gin.LOSS_SPIKE_FACTOR=0.5"], "must be None or a number above 1, not 0.5"),
 }
