@@ -84,7 +84,7 @@ def examine(
         yield Finding("recipe", str(error), "correct it as the message says")
         return
     yield check_recipe(experiment)
-    yield check_memory(experiment, found)
+    yield check_memory(experiment)
     yield check_disk(experiment)
     yield check_writing(Path(experiment.model_dir))
 
@@ -198,22 +198,25 @@ def check_recipe(e: Experiment) -> Finding:
     return Finding("recipe", f"{train.describe(e)}; batch, mesh, vocabulary and token stores fit")
 
 
-def check_memory(e: Experiment, devices: Sequence[Any]) -> Finding:
-    """Holds the memory that a step is predicted to take against a device's, or the free memory of a CPU."""
+def check_memory(e: Experiment) -> Finding:
+    """Holds the memory that a step is predicted to take against a device's, or the free memory of a CPU's host."""
+    import jax
+
     from medmt5.describe import USABLE_MEMORY, describe
 
     try:
-        plan = describe(e, num_devices=len(devices))
+        plan = describe(e)
     except InputError as error:
         return Finding("memory", str(error), "correct it as the message says")
-    local = [d for d in devices if d.process_index == devices[0].process_index]
-    limit = (devices[0].memory_stats() or {}).get("bytes_limit") or plan.device_memory_bytes
-    if devices[0].platform == "cpu":
-        limit = _free_memory() // len(local)
+    device = jax.local_devices()[0]  # of other processes' devices nothing is known here
+    if device.platform == "cpu":
+        limit: int | None = _free_memory() // jax.local_device_count()
+    else:
+        limit = (device.memory_stats() or {}).get("bytes_limit") or plan.device_memory_bytes
     text = f"a step takes about {_gib(plan.memory.total)} on a device"
     if limit is None:
-        return Finding("memory", f"{text}; how much a {devices[0].device_kind} has is not known")
-    text += f", of {_gib(limit)}{' free' * (devices[0].platform == 'cpu')}"
+        return Finding("memory", f"{text}; how much a {device.device_kind} has is not known")
+    text += f", of {_gib(limit)}{' free' * (device.platform == 'cpu')}"
     if plan.memory.total > USABLE_MEMORY * limit:
         return Finding("memory", text, "more devices, gin/mesh/fsdp.gin, NUM_MICROBATCHES, or REMAT_POLICY='full'")
     return Finding("memory", text)

@@ -137,10 +137,10 @@ def test_a_collective_that_fails_or_is_wrong_is_told(monkeypatch):
 
 def test_memory_and_disk_are_held_against_the_plan(macros, monkeypatch):
     e = experiment(macros)
-    assert doctor.check_memory(e, jax.devices()).ok
+    assert doctor.check_memory(e).ok
     assert doctor.check_disk(e).ok
     monkeypatch.setattr(doctor, "_free_memory", lambda: 2**20)
-    assert "REMAT_POLICY" in doctor.check_memory(e, jax.devices()).remedy
+    assert "REMAT_POLICY" in doctor.check_memory(e).remedy
     size = 4 * plan.state_bytes(e)  # steps 0, 900 and 1800 are kept, and one is being written
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=size - 1))
     assert "CHECKPOINTS_TO_KEEP" in doctor.check_disk(e).remedy
