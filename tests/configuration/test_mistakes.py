@@ -314,3 +314,16 @@ def test_what_needs_shapes_or_files_is_named_before_anything_is_compiled(places,
 
 def test_there_are_thirty_and_more():
     assert len(BEFORE_IMPORTS) + len(BEFORE_COMPILING) >= 30
+
+
+def test_python_m_medmt5_train_tells_a_mistake_before_it_imports_jax():
+    command = [sys.executable, "-X", "importtime", "-m", "medmt5.train", RECIPE, "--gin.TRAIN_STEP=3"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    imported = {
+        line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time")
+    }
+    assert result.returncode == 2
+    assert "did you mean TRAIN_STEPS?" in result.stderr
+    assert "medmt5.configuration.check" in imported
+    assert not {"jax", "tensorflow"} & imported
