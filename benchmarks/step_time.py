@@ -30,6 +30,7 @@ import numpy as np
 
 from medmt5 import config, partitioning
 from medmt5.batch import shift_right
+from medmt5.configuration.statements import parse_flags
 from medmt5.model.flops import train_step_flops
 from medmt5.training import step as steps
 from medmt5.training.device_peaks import peak_flops
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="timed steps, after two others (default: %(default)s)")
     parser.add_argument("--profile", metavar="DIR", help="also write a profile of three steps")
     args, rest = parser.parse_known_args()
-    bindings, others = config.parse_flags(rest)
+    bindings, others = parse_flags(rest)
     if others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     result = measure(_build(args, bindings), args.steps, args.profile)

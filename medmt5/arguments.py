@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from medmt5.configuration.macros import describe_configuration
 from medmt5.datasets.command import add_arguments as add_data_arguments
 
 
@@ -21,7 +22,7 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     parser.set_defaults(command=None)
     subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
 
-    def add(name: str, help: str, example: str) -> argparse.ArgumentParser:
+    def add(name: str, help: str, example: str, **options) -> argparse.ArgumentParser:
         command = subparsers.add_parser(
             name,
             help=help,
@@ -29,6 +30,7 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
             epilog=f"example:\n  {example}",
             parents=[shared],
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
         )
         command.set_defaults(run=commands[name])
         return command
@@ -100,7 +102,9 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "medmt5 train --gin_file=gin/recipe/tiny_pretrain.gin --gin.MODEL_DIR=runs/a --gin.TOKEN_STORE=demo/tokens "
         "--gin.VOCABULARY=demo/spiece.model\n  (any macro can be set: --gin.NAME=VALUE; a gin file is code, "
         "treat it as such)",
+        add_help=False,
     )
+    train.add_argument("-h", "--help", action=_HelpOnGin, help="show this message, recipes and macros, and exit")
     train.add_argument(
         "--gin_file", action="append", default=[], metavar="FILE", help="may be repeated; later files win"
     )
@@ -108,14 +112,7 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     train.add_argument(
         "--dry_run", action="store_true", help="as --gin.DRY_RUN=True: print configuration and plan, stop"
     )
-    several = train.add_argument_group(
-        "several processes", "TPU pods, Slurm and Open MPI are detected; elsewhere start the command once a process:"
-    )
-    several.add_argument(
-        "--coordinator_address", metavar="HOST:PORT", help="where process 0 runs, and a free port there"
-    )
-    several.add_argument("--process_count", type=int, metavar="N", help="how many there are")
-    several.add_argument("--process_index", type=int, metavar="I", help="which one this is, from 0")
+    _add_processes(train)
 
     describe = add(
         "describe",
@@ -134,6 +131,21 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         help="share of the peak that a step is assumed to reach; nobody has measured it (default: %(default)s)",
     )
     describe.add_argument("--json", action="store_true", help="print one JSON object")
+
+    doctor = add(
+        "doctor",
+        "Say what would stop a run on this machine: versions, devices, a first collective, memory, disk.",
+        "medmt5 doctor gin/recipe/tiny_pretrain.gin --gin.MODEL_DIR=runs/a --gin.TOKEN_STORE=demo/tokens "
+        "--gin.VOCABULARY=demo/spiece.model",
+    )
+    doctor.add_argument("recipe", nargs="*", metavar="RECIPE", help="gin files; none: the machine alone is looked at")
+    doctor.add_argument("--gin_search_paths", type=_names, default=[], metavar="A,B")
+    doctor.add_argument(
+        "--platform", choices=("cpu", "gpu", "tpu"), help="default: $JAX_PLATFORMS, or what the machine has"
+    )
+    doctor.add_argument("--devices", type=int, metavar="N", help="how many there must be, over all processes")
+    doctor.add_argument("--json", action="store_true", help="print one JSON array")
+    _add_processes(doctor)
 
     evaluate = add(
         "evaluate",
@@ -277,6 +289,29 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "--data", type=Path, metavar="DIR", help="real data instead of the sample: E3C, NCBI-disease, AbstRCT"
     )
     return parser
+
+
+class _HelpOnGin(argparse.Action):
+    """Prints what gin/ says of recipes and macros, too; it is read when asked for."""
+
+    def __init__(self, option_strings, dest, help):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser.print_help()
+        print(f"\n{describe_configuration()}")
+        parser.exit()
+
+
+def _add_processes(command: argparse.ArgumentParser) -> None:
+    several = command.add_argument_group(
+        "several processes", "TPU pods, Slurm and Open MPI are detected; elsewhere start the command once a process:"
+    )
+    several.add_argument(
+        "--coordinator_address", metavar="HOST:PORT", help="where process 0 runs, and a free port there"
+    )
+    several.add_argument("--process_count", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process_index", type=int, metavar="I", help="which one this is, from 0")
 
 
 def _add_decoding(command: argparse.ArgumentParser) -> None:

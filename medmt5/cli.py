@@ -6,11 +6,16 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from medmt5.arguments import make_parser
+from medmt5.configuration.check import PLACEHOLDERS, check_configuration
+from medmt5.configuration.statements import parse_flags
 from medmt5.datasets import command as data_command
+from medmt5.datasets.names import check_name, names
 from medmt5.environment import prepare_process
 from medmt5.errors import InputError
+from medmt5.tokens.mixture import mixture_file
 
 ON_DEVICES = {"train", "evaluate", "label", "serve"}
 
@@ -31,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 2
-    if rest and args.command not in ("train", "describe"):
+    if rest and args.command not in ("train", "describe", "doctor"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     _log_plainly(args.debug)
     try:
@@ -96,13 +101,29 @@ def _tokens(args, rest) -> None:
         write_caches(args.mixture, args.seqio_cache)
 
 
+def _bindings(files, args, rest, placeholders=()) -> list[str]:
+    """Returns the flags' bindings, once they and the files are known to fit: before JAX is imported.
+
+    What `placeholders` name may stay unset, and is not looked at.
+    """
+    bindings, others = parse_flags(rest)
+    if others:
+        raise InputError(f"unrecognized arguments: {' '.join(others)}; macros are set as --gin.NAME=VALUE")
+    values = check_configuration("train.Experiment", files, bindings, args.gin_search_paths, placeholders)
+    store, mixture = Path(values.get("token_store", "")), values.get("mixture")
+    if mixture and not placeholders and not mixture_file(store, mixture).is_file() and not (store / mixture).is_dir():
+        check_name(mixture, names())
+    return bindings
+
+
 def _train(args, rest) -> int:
+    bindings = _bindings(args.gin_file, args, rest)
     from medmt5 import failure, processes
 
     if not args.dry_run:
         processes.connect(args.coordinator_address, args.process_count, args.process_index)
     try:
-        return _train_connected(args, rest)
+        return _train_connected(args, bindings)
     except BaseException as error:
         code = failure.exit_code(error)
         processes.end_together(error, code, _message(error), traceback=args.debug)
@@ -112,13 +133,10 @@ def _train(args, rest) -> int:
         return code
 
 
-def _train_connected(args, rest) -> int:
+def _train_connected(args, bindings) -> int:
     from medmt5 import config, processes, train
     from medmt5.training.preemption import Preempted
 
-    bindings, others = config.parse_flags(rest)
-    if others:
-        raise InputError(f"unrecognized arguments: {' '.join(others)}; macros are set as --gin.NAME=VALUE")
     if args.dry_run:
         bindings.append("DRY_RUN = True")
     elif not processes.is_first():
@@ -139,15 +157,34 @@ def _train_connected(args, rest) -> int:
 
 
 def _describe(args, rest) -> None:
+    bindings = _bindings(args.recipe, args, rest, PLACEHOLDERS)
     from medmt5 import config
-    from medmt5.describe import PLACEHOLDERS, describe, print_plan
+    from medmt5.describe import describe, print_plan
 
-    bindings, others = config.parse_flags(rest)
-    if others:
-        raise InputError(f"unrecognized arguments: {' '.join(others)}; macros are set as --gin.NAME=VALUE")
     built = config.build("train.Experiment", args.recipe, bindings, args.gin_search_paths, PLACEHOLDERS)
     plan = describe(built.value, num_devices=args.devices, device_kind=args.device_kind, mfu=args.mfu)
     print_plan(plan, as_json=args.json)
+
+
+def _doctor(args, rest) -> int:
+    from medmt5 import doctor
+
+    bindings = _bindings(args.recipe, args, rest) if args.recipe else []
+
+    def build():
+        from medmt5 import config
+
+        return config.build("train.Experiment", args.recipe, bindings, args.gin_search_paths).value
+
+    def connect():
+        from medmt5 import processes
+
+        processes.connect(args.coordinator_address, args.process_count, args.process_index)
+
+    findings = doctor.examine(
+        build if args.recipe else None, platform_wanted=args.platform, devices_wanted=args.devices, connect=connect
+    )
+    return doctor.report(list(findings), as_json=args.json)
 
 
 def _evaluate(args, rest) -> None:
@@ -266,6 +303,7 @@ COMMANDS = {
     "tokens": _tokens,
     "train": _train,
     "describe": _describe,
+    "doctor": _doctor,
     "evaluate": _evaluate,
     "label": _label,
     "serve": _serve,

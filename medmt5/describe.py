@@ -24,14 +24,6 @@ from medmt5.training import device_peaks, step_memory, trainable
 from medmt5.training import step as steps
 from medmt5.training.step_memory import StepMemory
 
-# gin values of the macros that say where things are, not how large they are.
-PLACEHOLDERS = {
-    "MODEL_DIR": "'unset'",
-    "TOKEN_STORE": "'unset'",
-    "VOCABULARY": "'unset'",
-    "MIXTURE_OR_TASK_NAME": "'unset'",
-    "INITIAL_CHECKPOINT_PATH": "None",
-}
 USABLE_MEMORY = 0.9  # of a device's: the rest goes to the runtime, its collectives and fragmentation
 
 

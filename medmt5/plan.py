@@ -44,8 +44,6 @@ def make_plan(e: Experiment) -> str:
     seconds = time.monotonic() - start
     start_step, source = _start(e)
     remaining = max(0, e.train_steps - start_step)
-    saved = steps.with_params(shapes, e.saved)
-    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(saved))
     device = mesh.devices.flat[0]
     flops, peak = step_flops(e), mesh_peak_flops(mesh, e.model.dtype)
     step_tokens = e.batch_size * (inputs + targets)
@@ -64,7 +62,7 @@ def make_plan(e: Experiment) -> str:
         f"{short_number(remaining * flops)}FLOP",
         "takes": _time(remaining * flops, peak),
         "data": _data(e, tokenizer),
-        "writes": f"to {e.model_dir}: {_checkpoints(e, start_step, state_bytes)}; config.gin, model.json, "
+        "writes": f"to {e.model_dir}: {_checkpoints(e, start_step)}; config.gin, model.json, "
         "vocabulary.model, metrics.jsonl, goodput.jsonl, train/ (TensorBoard)"
         + (", profile/" if e.profile_steps else ""),
     }
@@ -138,11 +136,23 @@ def _data(e: Experiment, tokenizer: Any) -> str:
     return f"{e.mixture}: {epochs * e.train_steps:.3g} epochs in all {e.train_steps} steps ({tasks})"
 
 
-def _checkpoints(e: Experiment, start_step: int, state_bytes: int) -> str:
+def checkpoints_kept(e: Experiment, start_step: int) -> tuple[int, int]:
+    """Returns how many checkpoints a run from `start_step` writes, and how many of them it keeps."""
     count = len({*range(start_step, e.train_steps, e.checkpoint_period), e.train_steps})
-    kept = count if e.checkpoints_to_keep is None else min(count, e.checkpoints_to_keep)
-    disk = _gibibytes(kept * state_bytes)
-    return f"{count} checkpoints of at most {_gibibytes(state_bytes)}, {kept} kept ({disk} of disk)"
+    return count, count if e.checkpoints_to_keep is None else min(count, e.checkpoints_to_keep)
+
+
+def state_bytes(e: Experiment) -> int:
+    """Returns the bytes of the state that a checkpoint holds, before it is compressed."""
+    optimizer = trainable.keep_state_of(e.optimizer, e.trained)
+    state = jax.eval_shape(lambda: steps.init_state(e.model, optimizer, e.seed))
+    saved = steps.with_params(state.replace(params=nn.unbox(state.params)), e.saved)
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(saved))
+
+
+def _checkpoints(e: Experiment, start_step: int) -> str:
+    (count, kept), size = checkpoints_kept(e, start_step), state_bytes(e)
+    return f"{count} checkpoints of at most {_gibibytes(size)}, {kept} kept ({_gibibytes(kept * size)} of disk)"
 
 
 def _gibibytes(size: float) -> str:

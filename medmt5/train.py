@@ -9,8 +9,15 @@ from __future__ import annotations
 
 from medmt5.environment import prepare_process
 
-if __name__ == "__main__":  # before JAX is imported; it may start the process again
+if __name__ == "__main__":
+    # Before JAX is imported: `prepare_process` may start the process again, and a mistake in the configuration is told
+    # at once. gin files name `medmt5.train`; running as __main__ would be a second copy of this module.
+    import sys
+
+    from medmt5.cli import main
+
     prepare_process()
+    sys.exit(main(["train", *sys.argv[1:]]))
 
 import dataclasses
 import logging
@@ -386,10 +393,3 @@ def _on_devices(
     for batch in batches:
         check_stores()
         yield partitioning.put_batch(dict(batch), mesh)
-
-
-if __name__ == "__main__":
-    # gin files name `medmt5.train`; running as __main__ would be a second copy of this module.
-    from medmt5.cli import main
-
-    sys.exit(main(["train", *sys.argv[1:]]))

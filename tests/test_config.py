@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from medmt5 import config
+from medmt5.configuration.statements import parse_flags
 from medmt5.errors import InputError
 from medmt5.plan import describe_model
 from medmt5.training import step as steps
@@ -90,7 +91,7 @@ def test_a_later_file_and_a_flag_win(tmp_path):
     [
         ("TRAIN_STEP = 3", "nothing uses the macro TRAIN_STEP; did you mean TRAIN_STEPS?"),
         ("train.Experiment.bach_size = 3", "bach_size"),
-        ("evaluation/train.Experiment.batch_size = 3", "nothing uses evaluation/medmt5.train.Experiment"),
+        ("evaluation/train.Experiment.batch_size = 3", "nothing uses evaluation/train.Experiment.batch_size"),
         ("BATCH_SIZE = 0", "batch_size must be a whole number of at least 1, not 0"),
         ("TASK_FEATURE_LENGTHS = {'inputs': 3}", "'inputs' and 'targets', not"),
         ("ACTIVATION_DTYPE = 'fp16'", "'float32' or 'bfloat16', not 'fp16'"),
@@ -124,7 +125,7 @@ def test_strings_need_no_inner_quotes_and_literals_stay_literals():
         "--gin.F=@m.f()",
         "--gin.G=1e-3",
     ]
-    bindings, others = config.parse_flags([*flags, "other"])
+    bindings, others = parse_flags([*flags, "other"])
     assert others == ["other"]
     assert bindings == ["A = '/x y'", "B = '/x'", "C = 3", "D = {'a': 1}", "E = None", "F = @m.f()", "G = 1e-3"]
 

@@ -19,7 +19,8 @@ from rich.console import Console
 from medmt5 import config
 from medmt5.batch import shapes as batch_shapes
 from medmt5.cli import main
-from medmt5.describe import PLACEHOLDERS, describe, parameter_table
+from medmt5.configuration.check import PLACEHOLDERS
+from medmt5.describe import describe, parameter_table
 from medmt5.errors import InputError
 from medmt5.model import mt5
 from medmt5.model.flops import train_step_flops

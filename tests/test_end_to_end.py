@@ -228,7 +228,22 @@ def test_debug_shows_where_it_came_from(tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    ["sample", "corpus", "vocabulary", "tokens", "train", "describe", "evaluate", "label", "average", "report", "demo"],
+    [
+        "sample",
+        "corpus",
+        "vocabulary",
+        "tokens",
+        "train",
+        "describe",
+        "doctor",
+        "evaluate",
+        "label",
+        "serve",
+        "convert",
+        "average",
+        "report",
+        "demo",
+    ],
 )
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
