@@ -20,6 +20,7 @@ from medmt5.model.mt5 import init_params
 from medmt5.model_files import read_model_files
 from medmt5.partitioning import Partitioning, parameter_shardings
 from medmt5.tokenizer import Tokenizer
+from medmt5.trained_model import load_trained_model
 
 EMBEDDING, OUTPUT = "token_embedder/embedding", "decoder/logits_dense/kernel"
 
@@ -44,7 +45,7 @@ def test_a_round_trip_through_hugging_face_is_bitwise_and_labels_alike(
     assert after.feature_lengths["inputs"] == 64
     sentences = [["cardine", "matis", "nephri"], ["cien"]]
     first, second = (
-        Labeller(folder, beam_size=1, batch_size=2).label(sentences, ["Disease"])
+        Labeller(load_trained_model(folder), beam_size=1, batch_size=2).label(sentences, ["Disease"])
         for folder in (model_dir, tmp_path / "back")
     )
     assert first == second
