@@ -234,7 +234,9 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "medmt5 convert demo/finetune medical-mt5 --format huggingface --license apache-2.0\n"
         "  medmt5 convert downloads/mt5-small mt5-small --format medmt5",
     )
-    convert.add_argument("source", type=Path, metavar="SOURCE", help="MODEL_DIR, checkpoint, or Hugging Face folder")
+    convert.add_argument(
+        "source", type=Path, metavar="SOURCE", help="MODEL_DIR, checkpoint, Hugging Face folder or T5X checkpoint"
+    )
     convert.add_argument("target", type=Path, metavar="TARGET", help="a folder that does not exist yet")
     convert.add_argument("--format", choices=("huggingface", "medmt5", "t5x"), required=True, help="of TARGET")
     convert.add_argument(
