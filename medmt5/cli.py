@@ -258,6 +258,7 @@ def _convert(args, rest) -> None:
 
 
 def _average(args, rest) -> None:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # as of convert
     from medmt5.average import average
 
     print(f"written to {average(args.checkpoints, args.output, args.last)}")
