@@ -153,7 +153,7 @@ BEFORE_IMPORTS = {
     "run file without a model": (
         None,
         ["--gin_file=gin/mesh/fsdp.gin", "--gin_file=gin/run/pretrain.gin"],
-        "gin/run/train.gin:56: nothing defines the macro MODEL",
+        "gin/run/train.gin:64: nothing defines the macro MODEL",
     ),
     "schedule of another run": (
         HEAD + "schedules.rsqrt.learning_rate = 1.0\n",
