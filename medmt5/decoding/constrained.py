@@ -27,13 +27,16 @@ def make_label_decoder(
     beam_size: int,
     scoring: Scoring = "full",
     normalize_length: bool = True,
-    tokens_per_pass: int | None = None,
 ) -> Callable[[Any, jax.Array, LabelTables, int], LabelHypotheses]:
     """Returns decode(params, encoder_tokens [batch, inputs] int32, tables, num_steps) -> LabelHypotheses.
 
     Compiles once for each shape of (batch, inputs, pieces, labels, num_steps). `num_steps` bounds the tokens of an
     output.
     """
+
+    # A CPU pays for every token of a pass, an accelerator for the pass: there more is fed ahead.
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    tokens_per_pass = max(4, beam_size) if on_cpu else max(16, 4 * beam_size)
 
     def decode(params, encoder_tokens, tables, num_steps):
         decoder = make_decoder(config, params, encoder_tokens, longest=num_steps)

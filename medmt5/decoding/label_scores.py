@@ -34,33 +34,40 @@ def make_score(output_kernel: jax.Array, tables: LabelTables, scoring: Scoring) 
     sentence_kernel = jnp.moveaxis(jnp.take(kernel, sentence_ids(tables), axis=1), 0, -1)  # [batch, slots, features]
 
     def score(hidden: jax.Array, state: State) -> tuple[jax.Array, jax.Array]:
-        _, allowed = candidates(tables, state)
+        ids, allowed = candidates(tables, state)
         columns = jax.vmap(lambda of_sentence, slots: of_sentence[slots])(
             sentence_kernel, candidate_slots(tables, state)
         )
         # HIGHEST: accelerators would else round float32 factors, and the two products differently.
         logits = jnp.einsum("bkf,bkcf->bkc", hidden, columns, precision=jax.lax.Precision.HIGHEST)
         local = logits - jax.nn.logsumexp(jnp.where(allowed, logits, -jnp.inf), axis=-1, keepdims=True)
-        log_probs = local
-        if scoring != "local":
-            all_logits = jnp.einsum("bkf,fv->bkv", hidden, kernel, precision=jax.lax.Precision.HIGHEST)
-            log_probs = logits - jax.nn.logsumexp(all_logits, axis=-1, keepdims=True)
+        if scoring == "local":
+            return _finite(local, allowed), _finite(local, allowed)
+        all_logits = jnp.einsum("bkf,fv->bkv", hidden, kernel, precision=jax.lax.Precision.HIGHEST)
         if scoring == "marginal":
-            log_probs = _give_rest_to_copy(log_probs, allowed)
+            return _finite(_marginal(logits, all_logits, ids, allowed), allowed), _finite(local, allowed)
+        log_probs = logits - jax.nn.logsumexp(all_logits, axis=-1, keepdims=True)
         return _finite(log_probs, allowed), _finite(local, allowed)
 
     return score
 
 
+def _marginal(logits: jax.Array, all_logits: jax.Array, ids: jax.Array, allowed: jax.Array) -> jax.Array:
+    """Log-probabilities of the permitted tags, and for a copy that of all else; tags share 1 where there is no copy.
+
+    What is left is summed without the tags, not taken as 1 - theirs: next to 1 that would have no digits.
+    """
+    is_copy = jnp.arange(logits.shape[-1]) == COPY
+    is_tag = allowed & ~is_copy
+    # Places beyond the vocabulary are none.
+    places = jnp.where(is_tag, ids, all_logits.shape[-1])
+    without = jax.vmap(jax.vmap(lambda row, at: row.at[at].set(-jnp.inf, mode="drop")))(all_logits, places)
+    may_copy = allowed[..., COPY : COPY + 1]
+    rest = jnp.where(may_copy, jax.nn.logsumexp(without, axis=-1, keepdims=True), -jnp.inf)
+    tags = jax.nn.logsumexp(jnp.where(is_tag, logits, -jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(is_copy, rest, logits) - jnp.logaddexp(rest, tags)
+
+
 def _finite(log_probs: jax.Array, allowed: jax.Array) -> jax.Array:
     """FLOOR where the model overflowed, NaN included, and -inf where the automaton forbids."""
     return jnp.where(allowed, jnp.where(log_probs > FLOOR, log_probs, FLOOR), -jnp.inf)
-
-
-def _give_rest_to_copy(log_probs: jax.Array, allowed: jax.Array) -> jax.Array:
-    """[batch, nodes, candidates] -> the same: a copy gets 1 - the other permitted ones, which share 1 without it."""
-    is_copy = jnp.arange(log_probs.shape[-1]) == COPY
-    others = jax.nn.logsumexp(jnp.where(allowed & ~is_copy, log_probs, -jnp.inf), axis=-1, keepdims=True)
-    may_copy = allowed[..., COPY : COPY + 1]
-    rest = jnp.log(-jnp.expm1(jnp.where(may_copy, jnp.minimum(others, -1e-7), -1.0)))
-    return jnp.where(is_copy, rest, log_probs - jnp.where(may_copy, 0.0, others))

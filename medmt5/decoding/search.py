@@ -36,7 +36,7 @@ from medmt5.decoding.label_beams import (
 from medmt5.decoding.label_scores import Scoring, make_score
 from medmt5.decoding.token_tree import ExtendFn
 
-FIRST_SLOTS = 192
+FIRST_SLOTS = 96  # of a memory: where it holds few nodes, attention goes over few
 
 
 def search_labels(
@@ -49,7 +49,7 @@ def search_labels(
     num_steps: int,
     scoring: Scoring,
     normalize_length: bool,
-    tokens_per_pass: int | None = None,
+    tokens_per_pass: int,
 ) -> LabelHypotheses:
     """Returns the best tagged copies of the sentences of `tables`; `beam_size` 1 is greedy. Traceable by `jax.jit`.
 
@@ -62,13 +62,13 @@ def search_labels(
       scoring: see the module's docstring; float32 either way.
       normalize_length: compare, at every step, and return sums divided by the tokens so far, forced ones, tags and EOS
         included (the authors' way), instead of sums.
-      tokens_per_pass: of a sentence, at least `beam_size`. Changes speed alone.
+      tokens_per_pass: of a sentence. Changes speed alone.
     """
     if scoring not in get_args(Scoring):
         raise ValueError(f"scoring must be one of {', '.join(get_args(Scoring))}, not {scoring!r}")
-    width = tokens_per_pass or max(8, 2 * beam_size)
-    if width < beam_size:
-        raise ValueError(f"tokens_per_pass must be at least beam_size = {beam_size}, not {width}")
+    width = tokens_per_pass
+    if width < 1:
+        raise ValueError(f"tokens_per_pass must be at least 1, not {width}")
     batch, num_columns = tables.source.shape
     word_ends = _word_ends(tables)
     score = make_score(output_kernel, tables, scoring)
@@ -255,7 +255,9 @@ def search_labels(
             return found(tree, beams, record, passes)
         return jax.lax.cond(unfinished(beams), partial(search_in, sizes[1:]), found, tree, beams, record, passes)
 
-    beams, record, passes = search_in(_sizes(most), tree, beams, record, jnp.zeros(batch, jnp.int32))
+    beams, record, passes = search_in(
+        _sizes(max(FIRST_SLOTS, 2 * width), most), tree, beams, record, jnp.zeros(batch, jnp.int32)
+    )
     return read_back(beams, record, passes, normalize_length)
 
 
@@ -276,13 +278,13 @@ def _before(counts: jax.Array) -> jax.Array:
     return jnp.cumsum(counts, axis=1) - counts
 
 
-def _sizes(most: int) -> list[int]:
-    """Returns the sizes that a memory takes: `FIRST_SLOTS`, four times that, …, `most`.
+def _sizes(first: int, most: int) -> list[int]:
+    """Returns the sizes that a memory takes: `first`, four times that, …, `most`.
 
-    >>> _sizes(100), _sizes(1000)
+    >>> _sizes(192, 100), _sizes(192, 1000)
     ([100], [192, 768, 1000])
     """
-    sizes = [FIRST_SLOTS]
+    sizes = [first]
     while sizes[-1] < most:
         sizes.append(4 * sizes[-1])
     return [*sizes[:-1], most]

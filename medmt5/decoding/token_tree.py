@@ -59,11 +59,8 @@ class Memory(NamedTuple):
         """Returns the memory whose slot i is this one's slot order[b, i], for [batch, slots] int32."""
         keys, values = order[:, None, None, :], order[:, None, :, None]
         return Memory(
-            tuple(
-                KeyValues(jnp.take_along_axis(layer.keys, keys, 3), jnp.take_along_axis(layer.values, values, 2))
-                for layer in self.layers
-            ),
-            jnp.take_along_axis(self.positions, order, axis=1),
+            tuple(KeyValues(_take(layer.keys, keys, 3), _take(layer.values, values, 2)) for layer in self.layers),
+            _take(self.positions, order, 1),
         )
 
     def grow(self, slots: int) -> Memory:
@@ -179,6 +176,11 @@ def make_decoder(config: mt5.MT5Config, params: Any, inputs: jax.Array, *, longe
 
 def _write(slots: jax.Array, new: jax.Array, used: jax.Array, axis: int) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(slots, new.astype(slots.dtype), used, axis)
+
+
+def _take(slots: jax.Array, order: jax.Array, axis: int) -> jax.Array:
+    # The order is a permutation: a check of each place would double the time.
+    return jnp.take_along_axis(slots, order, axis, mode="promise_in_bounds")
 
 
 def _pad(slots: jax.Array, axis: int, more: int) -> jax.Array:

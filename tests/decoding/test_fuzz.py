@@ -18,13 +18,14 @@ from medmt5.checkpoints.manager import CheckpointManager
 from medmt5.decoding.constrained import make_label_decoder
 from medmt5.decoding.label_automaton import build_tables, max_steps
 from medmt5.decoding.label_spans import choices_to_spans
-from medmt5.label import label_documents
+from medmt5.document_labelling import label_documents
 from medmt5.labelling import Labeller
 from medmt5.model import mt5
 from medmt5.model_files import ModelFiles, write_model_files
 from medmt5.partitioning import Partitioning
 from medmt5.sample.phrases import LANGUAGES, terms
 from medmt5.tokenizer import Tokenizer, train_vocabulary
+from medmt5.trained_model import load_trained_model
 
 LABELS = ("Disease", "Chemical", "Claim")
 HOSTILE = (
@@ -318,7 +319,10 @@ def random_document(vocabulary, rng: random.Random) -> str:
 
 
 def test_a_labelled_document_is_the_document_as_given(model_dir):
-    labeller, rng = Labeller(model_dir, beam_size=2, scoring="local", batch_size=512), random.Random(0)
+    labeller, rng = (
+        Labeller(load_trained_model(model_dir), beam_size=2, scoring="local", batch_size=512),
+        random.Random(0),
+    )
     labels = ["Chemical", "Disease", "Claim"]
     for lang in LANGUAGES:
         vocabulary = words_of(lang)
@@ -329,7 +333,7 @@ def test_a_labelled_document_is_the_document_as_given(model_dir):
 
 
 def test_labels_none_words_none_and_a_word_longer_than_the_model_was_trained_with(model_dir):
-    labeller = Labeller(model_dir, beam_size=2, scoring="full", batch_size=2)
+    labeller = Labeller(load_trained_model(model_dir), beam_size=2, scoring="full", batch_size=2)
     assert labeller.label([], ["Disease"]) == []
     none, empty = labeller.label([["febbre"], []], [])
     assert (none.spans, empty.spans, empty.score) == ((), (), 0.0)

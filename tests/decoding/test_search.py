@@ -61,9 +61,7 @@ def toy_model(seeds, dtype=jnp.float32):
 
 
 @partial(jax.jit, static_argnames=("beam_size", "num_steps", "scoring", "normalize_length", "width", "dtype"))
-def run(
-    seeds, tables, kernel=KERNEL, *, beam_size, num_steps, scoring, normalize_length, width=None, dtype=jnp.float32
-):
+def run(seeds, tables, kernel=KERNEL, *, beam_size, num_steps, scoring, normalize_length, width=8, dtype=jnp.float32):
     return search.search_labels(
         *toy_model(seeds, dtype),
         kernel,
@@ -325,11 +323,11 @@ def test_the_toy_model_notices_nodes_that_are_not_its_own(references, monkeypatc
         scores != pytest.approx(reference_beam(made[sentence], model, 3, True), abs=2e-5)
         for sentence, model, scores in found_by_model(found)
     )
-    assert wrong > MODELS
+    assert wrong > 10
 
 
 @pytest.mark.parametrize(
-    ("beam_size", "width", "first_slots"), [(1, 1, 192), (1, 3, 8), (3, 3, 8), (3, 7, 24), (3, 20, 32)]
+    ("beam_size", "width", "first_slots"), [(1, 1, 96), (1, 3, 8), (3, 3, 8), (3, 7, 24), (3, 20, 32)]
 )
 def test_what_a_pass_holds_and_when_the_memory_is_tidied_changes_no_answer(
     references, monkeypatch, beam_size, width, first_slots
@@ -345,13 +343,13 @@ def test_what_a_pass_holds_and_when_the_memory_is_tidied_changes_no_answer(
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6, atol=1e-6)
 
 
-def test_chains_of_forced_tokens_take_one_pass_and_none_where_they_cost_nothing():
+def test_chains_of_forced_tokens_take_one_pass_however_long_where_they_cost_nothing():
     tables = label_automaton.build_tables([[[2, 3], [4], [5] * 7]], OPEN_IDS, CLOSE_IDS, [False, False], 12)
     arguments = {"beam_size": 1, "num_steps": 16, "normalize_length": True}
     full = run(np.array([1], np.uint32), tables, scoring="full", width=11, **arguments)
     assert full.decoder_passes.tolist() == [1]
-    local = run(np.array([1], np.uint32), tables, scoring="local", **arguments)
-    assert local.decoder_passes.tolist() == [0]
+    local = run(np.array([1], np.uint32), tables, scoring="local", width=2, **arguments)
+    assert local.decoder_passes.tolist() == [1]
     np.testing.assert_array_equal(full.tokens, local.tokens)
 
 
@@ -398,7 +396,7 @@ def test_a_sentence_is_labelled_alike_in_any_batch_and_padding():
 
 def test_misuse_is_refused_with_the_numbers():
     tables = label_automaton.build_tables([[[2]], [[3]]], OPEN_IDS, CLOSE_IDS, [True, True], 2)
-    with pytest.raises(ValueError, match="at least beam_size = 4, not 3"):
+    with pytest.raises(ValueError, match="at least 1, not -1"):
         run(
             np.array([1, 2], np.uint32),
             tables,
@@ -406,7 +404,7 @@ def test_misuse_is_refused_with_the_numbers():
             num_steps=5,
             scoring="full",
             normalize_length=True,
-            width=3,
+            width=-1,
         )
     with pytest.raises(ValueError, match="full, local, marginal, not 'global'"):
         run(np.array([1, 2], np.uint32), tables, beam_size=1, num_steps=5, scoring="global", normalize_length=True)

@@ -50,6 +50,7 @@ def test_sharding_over_a_mesh_changes_no_answer_and_gathers_no_memory(scoring, d
             num_steps=STEPS,
             scoring=scoring,
             normalize_length=True,
+            tokens_per_pass=8,
         )
 
     empty = np.zeros((BATCH, 0, FEATURES), np.float32)

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,33 +19,52 @@ SENTENCES = [[[2], [3, 4], [5]], [[6, 2], [2]], [[7]], []]
 PERMITTED = [[False, True], [True, True], [True, True], [True, True]]
 BEAM = 13  # outputs of the first sentence
 RNG = np.random.default_rng(0)
-EMBEDDING, RECURRENT, KERNEL = (
-    RNG.normal(size=shape).astype(np.float32) for shape in ((VOCAB, FEATURES), (FEATURES, FEATURES), (FEATURES, VOCAB))
-)
+EMBEDDING, KERNEL = (RNG.normal(size=shape).astype(np.float32) for shape in ((VOCAB, FEATURES), (FEATURES, VOCAB)))
+SCALES = np.arange(1, FEATURES + 1, dtype=np.float32) / 3
 
 
-def step(state, token, numpy):
-    """A recurrent net: what comes next depends on all that was written."""
-    return numpy.tanh(state @ RECURRENT + EMBEDDING[token])
+START = (np.zeros(FEATURES), 0)
+
+
+def step(state, token):
+    """A net whose logits depend on all tokens so far and their places."""
+    total, position = state
+    return total + EMBEDDING[token] * np.cos(position * SCALES), position + 1
+
+
+def logits_of(state):
+    return np.tanh(state[0]) @ KERNEL.astype(np.float64)
+
+
+class Memory(NamedTuple):
+    written: jax.Array  # [batch, slots, features]
+
+    def keep(self, order):
+        return Memory(jnp.take_along_axis(self.written, order[..., None], axis=1))
+
+    def grow(self, slots):
+        return Memory(jnp.pad(self.written, ((0, 0), (0, slots - self.written.shape[1]), (0, 0))))
+
+
+def extend(memory, used, tokens, positions, visible):
+    """The same net over a tree of tokens."""
+    new = jnp.asarray(EMBEDDING)[tokens] * jnp.cos(positions[..., None] * SCALES)
+    written = jax.lax.dynamic_update_slice_in_dim(memory.written, new, used, axis=1)
+    total = jnp.einsum("bns,bsf->bnf", visible.astype(jnp.float32), written, precision="highest")
+    return jnp.tanh(total), Memory(written)
 
 
 @pytest.fixture(scope="module")
 def found():
     """All outputs of all sentences, as the search finds them."""
     tables = label_automaton.build_tables(SENTENCES, OPEN_IDS, CLOSE_IDS, PERMITTED, 4)
-    embedding = jnp.asarray(EMBEDDING)
-
-    def step_fn(state, tokens, _):
-        state = jnp.tanh(jnp.matmul(state[0], RECURRENT, precision="highest") + embedding[tokens])
-        return state, state[None]
-
     decode = jax.jit(
-        lambda cache: search.search_labels(
-            step_fn, cache, jnp.asarray(KERNEL), tables,
-            beam_size=BEAM, num_steps=11, scoring="full", normalize_length=True,
+        lambda empty: search.search_labels(
+            extend, Memory(empty), jnp.asarray(KERNEL), tables,
+            beam_size=BEAM, num_steps=11, scoring="full", normalize_length=True, tokens_per_pass=8,
         )
     )  # fmt: skip
-    return jax.device_get(decode(jnp.zeros((1, len(SENTENCES) * BEAM, FEATURES))))
+    return jax.device_get(decode(jnp.zeros((len(SENTENCES), 0, FEATURES))))
 
 
 def posterior(words, outputs):
@@ -53,9 +73,9 @@ def posterior(words, outputs):
     word_of_piece = [number for number, word in enumerate(words) for _ in word] + [len(words)]
     totals, spans_of = [], []
     for output in outputs:
-        state, token, total, copied, opened, spans = np.zeros(FEATURES), 0, 0.0, 0, None, []
+        state, token, total, copied, opened, spans = START, 0, 0.0, 0, None, []
         for choice in output:
-            state = step(state, token, np)
+            state = step(state, token)
             if choice == COPY:
                 token, copied = pieces[copied], copied + 1
             elif choice == END:
@@ -65,7 +85,7 @@ def posterior(words, outputs):
                 opened = None
             else:
                 token, opened = OPEN_IDS[choice - OPEN], (word_of_piece[copied], choice - OPEN)
-            logits = state @ KERNEL.astype(np.float64)
+            logits = logits_of(state)
             total += logits[token] - np.log(np.sum(np.exp(logits)))
         totals.append(total)
         spans_of.append(spans)
@@ -111,12 +131,12 @@ def test_local_probabilities_of_the_search_are_products_over_the_permitted_candi
     local = {tuple(span[:3] for span in h.spans): [s.local_probability for s in h.spans] for h in hypotheses}
 
     def share(state, wanted, *others):
-        logits = state @ KERNEL
+        logits = logits_of(state)
         return math.exp(logits[wanted]) / sum(math.exp(logits[i]) for i in (wanted, *others))
 
-    first = step(np.zeros(FEATURES), 0, np)
-    opened = step(first, OPEN_IDS[1], np)
-    copied = step(step(opened, 6, np), 2, np)
+    first = step(START, 0)
+    opened = step(first, OPEN_IDS[1])
+    copied = step(step(opened, 6), 2)
     opens = share(first, OPEN_IDS[1], OPEN_IDS[0], 6)
     assert local[((0, 1, 1),)] == pytest.approx([opens * share(copied, CLOSE_IDS[1], 2)], rel=1e-5)
     assert local[((0, 2, 1),)] == pytest.approx([opens * share(copied, 2, CLOSE_IDS[1])], rel=1e-5)
