@@ -53,7 +53,7 @@ LONG_SENTENCES = [
     ([[15], [16, 2], [17], [18, 19], [23]], (0, 1)),
     ([[5], [6], [5, 6], [6]], (0, 1)),
 ]
-MODELS, LONG_MODELS = 1000, 12
+MODELS, LONG_MODELS = 1000, 4
 
 
 class Outputs(NamedTuple):

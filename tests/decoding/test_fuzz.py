@@ -260,7 +260,7 @@ def test_no_text_becomes_a_special_id(sample_tokenizer, word):
 def test_long_words_and_long_sentences_are_copied_whole(sample_tokenizer, config):
     tokenizer, rng = sample_tokenizer, random.Random(0)
     long_word = "".join(rng.choice("אבגדהוזחט") for _ in range(250))
-    drawn = [[long_word], ["febbre"] * 120, [], ["di", long_word[:100], "</Disease>"]]
+    drawn = [[long_word], ["febbre"] * 100, [], ["di", long_word[:100], "</Disease>"]]
     sentences = [tokenizer.encode_words(words) for words in drawn]
     assert len(sentences[0][0]) >= 500
     decode = make_decoder(config, 4, "local")
