@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medmt5.decoding.label_scores import Scoring
+    from medmt5.loaded_model import LoadedModel
     from medmt5.trained_model import TrainedModel
 
 __version__ = "0.1.0"
@@ -48,3 +49,17 @@ def label(
     model = checkpoint if isinstance(checkpoint, TrainedModel) else load_trained_model(Path(checkpoint))
     labeller = Labeller(model, beam_size=beam_size, scoring=scoring, batch_size=batch_size)
     return label_documents(labeller, texts, labels, lang, threshold=threshold, n_best=n_best)
+
+
+def load(path: str | Path, *, vocabulary: str | Path | None = None, batch_size: int = 8) -> LoadedModel:
+    """Returns a model of any format: a MODEL_DIR or checkpoint, a Hugging Face folder or T5X checkpoint as it is.
+
+    It has `encode`, `score`, `generate`, `label` and `save`; see `loaded_model.LoadedModel`.
+
+    Args:
+      vocabulary: its SentencePiece model, where none lies beside it (T5X).
+      batch_size: texts that go through the model at once.
+    """
+    from medmt5 import loaded_model
+
+    return loaded_model.load(path, vocabulary=vocabulary, batch_size=batch_size)

@@ -5,9 +5,12 @@ Whatever a model was read from, it is a `TrainedModel`; who uses one does not as
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,13 @@ import jax
 from jax.sharding import Mesh
 
 from medmt5 import partitioning
+from medmt5.annotation.labels import LABELS
 from medmt5.checkpoints.digests import tree_digests
-from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint
-from medmt5.conversion.initial import load_params
+from medmt5.checkpoints.manager import checkpoint_step
+from medmt5.conversion.formats import OURS, detect_format, open_source
+from medmt5.conversion.initial import load_params, place
+from medmt5.conversion.parameters import by_name
+from medmt5.conversion.vocabulary_fit import fit_rows, make_tokenizer
 from medmt5.model.mt5 import MT5Config, init_params
 from medmt5.model_files import read_model_files
 from medmt5.partitioning import Partitioning
@@ -47,22 +54,24 @@ class TrainedModel:
     step: int
 
 
-def load_trained_model(checkpoint: Path) -> TrainedModel:
+def load_trained_model(checkpoint: Path, vocabulary: Path | None = None) -> TrainedModel:
     """Loads a model onto one device.
 
     Args:
-      checkpoint: a MODEL_DIR (its newest checkpoint) or one `checkpoint_<step>` folder.
+      checkpoint: a MODEL_DIR (its newest checkpoint) or one `checkpoint_<step>` folder; a Hugging Face folder or a T5X
+        checkpoint as it is.
+      vocabulary: its SentencePiece model, where none lies beside it (T5X).
 
     Raises:
       InputError: nothing there, damaged, or parameters of another shape than `model.json` says.
     """
-    folder = find_checkpoint(Path(checkpoint))
-    files = read_model_files(folder)
+    kind, folder = detect_format(Path(checkpoint))
     rules = Partitioning(num_devices=1)
     mesh = rules.make_mesh()
-    boxed = jax.eval_shape(lambda: init_params(files.config, jax.random.key(0)))
-    shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda x: hasattr(x, "names"))
-    shardings = partitioning.parameter_shardings(boxed, mesh, rules)
+    if kind != OURS:
+        return _load_foreign(folder, vocabulary, rules, mesh)
+    files = read_model_files(folder)
+    shapes, shardings = _parameters(files.config, rules, mesh)
     params = load_params(folder, files.config, files.tokenizer, shapes, shardings)
     return TrainedModel(
         files.config,
@@ -74,6 +83,27 @@ def load_trained_model(checkpoint: Path) -> TrainedModel:
         folder,
         checkpoint_step(folder),
     )
+
+
+def _load_foreign(folder: Path, vocabulary: Path | None, rules: Partitioning, mesh: Mesh) -> TrainedModel:
+    """With the rows and ids that `medmt5 convert` gives it; the vocabulary's folder goes with the process."""
+    source = open_source(folder)
+    place_of_vocabulary = Path(tempfile.mkdtemp(prefix="medmt5-"))
+    atexit.register(shutil.rmtree, place_of_vocabulary, ignore_errors=True)
+    tokenizer = make_tokenizer(source, vocabulary, place_of_vocabulary / "vocabulary.model", LABELS)
+    weights = fit_rows(source, tokenizer)
+    rows = weights.tensors()["token_embedder/embedding"].shape[0]
+    config = dataclasses.replace(source.config, vocab_size=rows)
+    _, shardings = _parameters(config, rules, mesh)
+    params = place(weights, by_name(shardings))
+    return TrainedModel(config, params, tokenizer, source.lengths, source.label_prompt, mesh, source.path, source.step)
+
+
+def _parameters(config: MT5Config, rules: Partitioning, mesh: Mesh) -> tuple[Any, Any]:
+    """Returns (shapes, shardings) of the parameters."""
+    boxed = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda x: hasattr(x, "names"))
+    return shapes, partitioning.parameter_shardings(boxed, mesh, rules)
 
 
 def model_digest(model: TrainedModel) -> str:

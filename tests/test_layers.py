@@ -40,6 +40,7 @@ FORBIDDEN = {
             "labelling",
             "serve",
             "trained_model",
+            "loaded_model",
             "evaluate",
             "train",
             "plan",

@@ -62,5 +62,5 @@ def test_the_digest_changes_with_what_outputs_depend_on(tiny_model):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(InputError, match="no checkpoint_<step> in"):
+    with pytest.raises(InputError, match="is no model that medmt5 reads; it holds nothing"):
         load_trained_model(tmp_path)

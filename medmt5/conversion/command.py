@@ -6,7 +6,7 @@ import dataclasses
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 from medmt5.annotation.labels import LABELS
 from medmt5.conversion.adapters import MergedWeights
 from medmt5.conversion.checkpoint import write_checkpoint
-from medmt5.conversion.formats import OURS, T5X, Source, open_source
+from medmt5.conversion.formats import FORMATS, OURS, T5X, Source, open_source
 from medmt5.conversion.huggingface import write_model
 from medmt5.conversion.model_card import write_model_card
 from medmt5.conversion.t5x import write_t5x_legacy
@@ -26,7 +26,6 @@ from medmt5.conversion.weights import TensorInfo, Weights
 from medmt5.errors import InputError
 from medmt5.model_files import ModelFiles, read_model_files, write_model_files
 from medmt5.progress import progress_bar
-from medmt5.tokenizer import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -55,22 +54,45 @@ def convert(
     Raises:
       InputError: a source that is damaged or not a model of ours, a target that exists, a vocabulary that does not fit.
     """
-    target = Path(target).absolute()
-    if target.exists():
-        raise InputError(f"{target} exists; convert to a new folder, or delete it")
+    check_target(target, format, dtype)
+    opened = open_source(source)
+    if format == opened.format == OURS and not isinstance(opened.weights, MergedWeights):
+        raise InputError(f"{opened.path} is a checkpoint of medmt5 already; copy the folder")
+    labels = read_model_files(opened.path).tokenizer.labels if opened.format == OURS else LABELS
+    write_source(opened, target, format, labels, dtype=dtype, vocabulary=vocabulary, scanned=scanned, licence=licence)
+
+
+def check_target(target: Path, format: str, dtype: str = "float32") -> None:
+    """Raises InputError for a target that exists, and a format or dtype that is not written."""
+    if format not in FORMATS:
+        raise InputError(f"a model is written as {', '.join(FORMATS)}, not {format!r}")
+    if Path(target).absolute().exists():
+        raise InputError(f"{Path(target).absolute()} exists; convert to a new folder, or delete it")
     if format == OURS and dtype != "float32":
         raise InputError(
             f"our checkpoints hold float32, not {dtype}; leave --dtype out (computing is ACTIVATION_DTYPE's)"
         )
-    opened = open_source(source)
-    if format == opened.format == OURS and not isinstance(opened.weights, MergedWeights):
-        raise InputError(f"{opened.path} is a checkpoint of medmt5 already; copy the folder")
+
+
+def write_source(
+    opened: Source,
+    target: Path,
+    format: str,
+    labels: Sequence[str],
+    *,
+    dtype: str = "float32",
+    vocabulary: Path | None = None,
+    scanned: bool = False,
+    licence: str | None = None,
+) -> None:
+    """Writes an open model; see `convert`. `labels` are those of its tokenizer."""
+    target = Path(target).absolute()
     with _appearing(target) as folder, progress_bar("convert", _parameters(opened), "parameters") as advance:
         if format == T5X:
             counted = _Counted(AsDtype(opened.weights, dtype), advance)
             write_t5x_legacy(folder / f"checkpoint_{opened.step}", counted, scanned=scanned, step=opened.step)
             return
-        tokenizer = _tokenizer(opened, vocabulary, folder / "vocabulary.model")
+        tokenizer = make_tokenizer(opened, vocabulary, folder / "vocabulary.model", labels)
         weights = fit_rows(opened, tokenizer)
         rows = weights.tensors()["token_embedder/embedding"].shape[0]
         config = dataclasses.replace(opened.config, vocab_size=rows)
@@ -82,11 +104,6 @@ def convert(
         write_tokenizer(folder, tokenizer, opened.lengths["inputs"])
         tokenizer.model_file.unlink()
         write_model_card(folder, opened.path, config, tokenizer, licence)
-
-
-def _tokenizer(source: Source, vocabulary: Path | None, target: Path) -> Tokenizer:
-    labels = read_model_files(source.path).tokenizer.labels if source.format == OURS else LABELS
-    return make_tokenizer(source, vocabulary, target, labels)
 
 
 def _parameters(source: Source) -> int:

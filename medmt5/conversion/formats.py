@@ -66,7 +66,7 @@ def detect_format(path: Path) -> tuple[str, Path]:
     folders = [path]
     with contextlib.suppress(InputError):
         folders.append(find_checkpoint(path))
-    folders += sorted((child for child in path.iterdir() if _step(child)), key=_step)[-1:]
+    folders += sorted(path.glob("checkpoint_[0-9]*"), key=_step)[-1:]
     for folder in folders:
         if is_t5x(folder):
             return T5X, folder
