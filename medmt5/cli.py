@@ -12,7 +12,6 @@ from medmt5.arguments import make_parser
 from medmt5.configuration.check import PLACEHOLDERS, check_configuration
 from medmt5.configuration.statements import parse_flags
 from medmt5.datasets import command as data_command
-from medmt5.datasets.names import check_name, names
 from medmt5.environment import prepare_process
 from medmt5.errors import InputError
 from medmt5.tokens.mixture import mixture_file
@@ -112,6 +111,8 @@ def _bindings(files, args, rest, placeholders=()) -> list[str]:
     values = check_configuration("train.Experiment", files, bindings, args.gin_search_paths, placeholders)
     store, mixture = Path(values.get("token_store", "")), values.get("mixture")
     if mixture and not placeholders and not mixture_file(store, mixture).is_file() and not (store / mixture).is_dir():
+        from medmt5.datasets.names import check_name, names  # reads the declarations, a user's own included
+
         check_name(mixture, names())
     return bindings
 

@@ -115,19 +115,19 @@ def test_dropping_a_key_s_weight_is_dropping_its_value():
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-@pytest.mark.parametrize(("queries", "keys", "first"), [(5, 5, 0), (3, 40, 0), (40, 3, 0), (1, 30, 17), (4, 30, 9)])
-def test_bias_by_shifted_rows_is_the_table_looked_up_at_every_distance(bidirectional, queries, keys, first):
+@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (3, 40), (40, 3), (1, 30)])
+def test_bias_by_shifted_rows_is_the_table_looked_up_at_every_distance(bidirectional, queries, keys):
     module = RelativePositionBias(num_heads=3, bidirectional=bidirectional)
     params = nn.unbox(module.init(jax.random.key(0), 2, 2))
-    distances = jnp.arange(keys)[None] - (first + jnp.arange(queries))[:, None]
+    distances = jnp.arange(keys)[None] - jnp.arange(queries)[:, None]
 
     def looked_up(table):
         return jnp.take(table, relative_position_bucket(distances, bidirectional), axis=1)[None]
 
     weights = jax.random.normal(jax.random.key(1), (1, 3, queries, keys))
     table = params["params"]["rel_embedding"]
-    np.testing.assert_array_equal(module.apply(params, queries, keys, first), looked_up(table))
-    ours = jax.grad(lambda p: jnp.sum(weights * module.apply(p, queries, keys, first)))(params)
+    np.testing.assert_array_equal(module.apply(params, queries, keys), looked_up(table))
+    ours = jax.grad(lambda p: jnp.sum(weights * module.apply(p, queries, keys)))(params)
     expected = jax.grad(lambda t: jnp.sum(weights * looked_up(t)))(table)
     np.testing.assert_allclose(ours["params"]["rel_embedding"], expected, rtol=1e-4, atol=1e-5)
 
