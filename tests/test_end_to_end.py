@@ -203,7 +203,7 @@ def test_wrong_input_is_one_message_and_no_traceback(road, finetuned, tmp_path, 
         (["train", "--gin_file=gin/nope.gin"], "no such gin file: gin/nope.gin"),
         (["label", *model, "--labels", "Diseas", "x"], "unknown label 'Diseas'; use one of Disease"),
         (["label", *model, "--labels", "Disease", "--input", tmp_path / "none.txt"], "no such file"),
-        (["label", "--checkpoint", tmp_path, "--labels", "Disease", "x"], "no checkpoint_<step> in"),
+        (["label", "--checkpoint", tmp_path, "--labels", "Disease", "x"], "is no model that medmt5 reads"),
         (["evaluate", *model, "--mixture", "nope", "--token_store", road / "tokens"], "no mixture or task nope"),
         (["corpus", "--data_dir", tmp_path / "empty", "--output", tmp_path / "c"], "empty"),
     ]
