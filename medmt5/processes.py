@@ -8,7 +8,10 @@ ends them all (`failure`).
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax._src import distributed  # the coordinator's key-value store has no public name
@@ -16,7 +19,9 @@ from jax._src import distributed  # the coordinator's key-value store has no pub
 from medmt5.errors import InputError
 from medmt5.failure import SharedFailure
 
+WAIT_SECONDS = 600  # for process 0, whose disk may be slow; if it fails, that ends all long before
 _failure: SharedFailure | None = None
+_required = 0  # calls of `require_same` so far
 
 
 def connect(
@@ -58,6 +63,28 @@ def connect(
 def is_first() -> bool:
     """Returns whether this process is the one that writes and prints."""
     return jax.process_index() == 0
+
+
+def require_same(facts: Mapping[str, Any], what: str) -> None:
+    """Raises InputError in every process whose `facts`, as JSON keeps them, are not those of process 0; it ends all.
+
+    To be called by all processes, in the same order. Costs a message a process, and process 0 waits for nobody.
+    """
+    if jax.process_count() == 1:
+        return
+    global _required
+    _required += 1
+    key, mine = f"medmt5/required/{_required}", json.loads(json.dumps(facts))
+    store: Any = distributed.global_state.client
+    if is_first():
+        store.key_value_set(key, json.dumps(mine))
+        return
+    theirs = json.loads(store.blocking_key_value_get(key, WAIT_SECONDS * 1000))
+    if changed := sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)):
+        raise InputError(
+            f"the {what} of process {jax.process_index()} are not those of process 0: {', '.join(changed)}; start all "
+            "processes alike, with the same files"
+        )
 
 
 def end_together(error: BaseException, code: int, message: str, traceback: bool = False) -> None:

@@ -3,6 +3,7 @@
     MODEL_DIR/checkpoint_<step>/state/     TrainState: step, params, opt_state
     MODEL_DIR/checkpoint_<step>/data/      JSON: what the data needs to go on (the token stores' digests, the next step)
     MODEL_DIR/checkpoint_<step>/digests/   JSON: path -> digest of `state`, and "data" -> digest of `data`
+    MODEL_DIR/checkpoint_<step>/config/    config.gin: the resolved configuration of the run that saved it
     MODEL_DIR/checkpoint_<step>.damaged/   a checkpoint that did not match its digests; nothing reads or deletes it
 
 A restore that fails or does not match its digests is reported on standard error and the next older checkpoint is tried:
@@ -33,10 +34,12 @@ from jax.experimental import multihost_utils
 
 from medmt5.checkpoints import adapters
 from medmt5.checkpoints.digests import tree_digests
+from medmt5.checkpoints.text_item import Text
 from medmt5.errors import InputError
 from medmt5.failure import SaveError
 
 PREFIX = "checkpoint"
+CONFIG = "config.gin"
 CHUNK_BYTES = 1 << 25  # of an array, at most: what is read in parts need not be decoded whole (`conversion`)
 logger = logging.getLogger(__name__)
 
@@ -49,10 +52,12 @@ class CheckpointManager:
     Args:
       directory: MODEL_DIR; made if missing.
       keep: newest checkpoints to keep; None = all.
+      config: text of config.gin, which is saved with each checkpoint; None: without one.
     """
 
-    def __init__(self, directory: Path, keep: int | None = None):
+    def __init__(self, directory: Path, keep: int | None = None, config: str | None = None):
         self.directory = Path(directory).absolute()
+        self._config = {} if config is None else {"config": Text(CONFIG, config)}
         _silence_stragglers()
         options = ocp.CheckpointManagerOptions(
             step_prefix=PREFIX,
@@ -85,6 +90,7 @@ class CheckpointManager:
                     ),
                     data=ocp.args.JsonSave(data),
                     digests=ocp.args.JsonSave({**tree_digests(state), "data": data_digest(data)}),
+                    **self._config,
                 ),
             )
 
