@@ -26,8 +26,8 @@ def check_same_data(saved: Facts, now: Facts, model_dir: Path) -> None:
         raise InputError(
             f"{model_dir} was started with "
             + ", ".join(f"{name} = {before.get(name)}, not {after.get(name)}" for name in changed)
-            + ": its next steps would have other batches than the run so far; set it back, or start in another MODEL_DIR "
-            "with INITIAL_CHECKPOINT_PATH"
+            + ": its next steps would have other batches than those so far; set it back, or start in another "
+            "MODEL_DIR with INITIAL_CHECKPOINT_PATH"
         )
 
 
