@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmt5 import languages
-from medmt5.annotation.labels import check_labels
 from medmt5.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ def serve(
         model does not know a label.
     """
     check_packages()
-    labels = check_labels(labels)
 
     def load() -> Model:
         from medmt5.labelling import Labeller

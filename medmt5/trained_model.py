@@ -19,7 +19,7 @@ import jax
 from jax.sharding import Mesh
 
 from medmt5 import partitioning
-from medmt5.annotation.labels import LABELS
+from medmt5.annotation.labels import known_labels
 from medmt5.checkpoints.digests import tree_digests
 from medmt5.checkpoints.manager import checkpoint_step
 from medmt5.conversion.formats import OURS, detect_format, open_source
@@ -90,7 +90,7 @@ def _load_foreign(folder: Path, vocabulary: Path | None, rules: Partitioning, me
     source = open_source(folder)
     place_of_vocabulary = Path(tempfile.mkdtemp(prefix="medmt5-"))
     atexit.register(shutil.rmtree, place_of_vocabulary, ignore_errors=True)
-    tokenizer = make_tokenizer(source, vocabulary, place_of_vocabulary / "vocabulary.model", LABELS)
+    tokenizer = make_tokenizer(source, vocabulary, place_of_vocabulary / "vocabulary.model", known_labels())
     weights = fit_rows(source, tokenizer)
     rows = weights.tensors()["token_embedder/embedding"].shape[0]
     config = dataclasses.replace(source.config, vocab_size=rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from medmt5.annotation.labels import LABELS, check_labels
+from medmt5.annotation.labels import check_labels, known_labels
 from medmt5.annotation.spans import Span, spans_to_tags
 
 
@@ -39,8 +39,8 @@ def render(words: Sequence[str], spans: Iterable[Span]) -> str:
 
 
 def encode_input(words: Sequence[str], labels: Iterable[str], tokenizer: LabelTokenizer) -> list[int]:
-    """Returns ids of the label prompt (opening tags of the permitted labels, as LABELS orders them), words and EOS."""
-    prompt = sorted(set(check_labels(labels)), key=LABELS.index)
+    """Returns ids of the label prompt (opening tags of the labels, in the order of `known_labels`), words and EOS."""
+    prompt = sorted(set(check_labels(labels)), key=known_labels().index)
     pieces = tokenizer.encode_words(words)
     return [*map(tokenizer.open_id, prompt), *(piece for word in pieces for piece in word), tokenizer.eos_id]
 
@@ -67,8 +67,8 @@ def parse_target(ids: Sequence[int], pieces_per_word: Sequence[Sequence[int]], t
         only between
         words, a span holds at least one word, nothing nests, EOS comes last.
     """
-    opens = {tokenizer.open_id(label): label for label in LABELS}
-    closes = {tokenizer.close_id(label): label for label in LABELS}
+    opens = {tokenizer.open_id(label): label for label in known_labels()}
+    closes = {tokenizer.close_id(label): label for label in known_labels()}
     spans: list[Span] = []
     word, opened = 0, None  # opened: (first word, label) of the open span
     position = 0

@@ -61,8 +61,8 @@ def test_the_labelled_set_is_a_store_with_its_own_labels(followed):
     folder, _ = followed
     gold = (folder / "tokens/notas.pt/train/gold.jsonl").read_text(encoding="utf-8").splitlines()
     labels = {label for line in gold for _, _, label in json.loads(line)["spans"]}
-    assert len(gold) == 4
-    assert labels == {"Disease", "Drug"}
+    assert len(gold) == 5
+    assert labels == {"Disease", "Drug", "Exame"}
 
 
 @pytest.mark.slow
@@ -71,5 +71,7 @@ def test_a_model_is_trained_scored_and_labels(followed):
     scores = json.loads((folder / "finetuned/evaluation/checkpoint_6/scores.json").read_text(encoding="utf-8"))
     assert scores["languages"].keys() == {"pt"}
     assert scores["tasks"]["notas.pt"]["gold"] == 2
+    model = json.loads((folder / "finetuned/model.json").read_text(encoding="utf-8"))
+    assert model["vocabulary"]["labels"][-1] == "Exame"
     labelled = json.loads(printed.strip().splitlines()[-1])
     assert labelled["text"] == "A Dra. Silva viu o doente. Tem asma."

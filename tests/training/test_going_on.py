@@ -103,9 +103,7 @@ def test_a_process_with_other_token_stores_than_the_first_is_refused_by_name(mon
 
     in_process(0, tuples)
     in_process(1, json.loads(json.dumps(tuples)))
-    with pytest.raises(
-        InputError, match=r"stores of process 2 are not those of process 0: two.es/dev; start"
-    ):
+    with pytest.raises(InputError, match=r"stores of process 2 are not those of process 0: two.es/dev; start"):
         in_process(2, tuples | {"two.es/dev": "c"})
     with pytest.raises(InputError, match=r"process 1 are not those of process 0: one.en/train, three.fr/train"):
         in_process(1, {**{k: v for k, v in tuples.items() if k != "one.en/train"}, "three.fr/train": "d"})
