@@ -16,7 +16,7 @@ set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/_common.sh"
 
-[[ $# -ge 1 ]] || usage
+[[ $# -ge 1 ]] || misused "run, create, prepare, start, follow or delete?"
 action=$1 restarts=${RESTARTS:-100} name='' zone='' type='' spot=() queued=0 version=tpu-ubuntu2204-base
 shift
 while [[ ${1:-} == --* ]]; do
@@ -28,11 +28,15 @@ while [[ ${1:-} == --* ]]; do
     --zone) zone=$(value "$@") ;;
     --type) type=$(value "$@") ;;
     --version) version=$(value "$@") ;;
-    *) usage ;;
+    *) unknown_option "$1" ;;
   esac
   shift 2
 done
-[[ $name && $zone ]] || usage
+case $action in
+  run | create | prepare | start | follow | delete) ;;
+  *) misused "there is no $action: run, create, prepare, start, follow or delete" ;;
+esac
+need_options --name "$name" --zone "$zone"
 vm=(gcloud compute tpus tpu-vm)
 queue=(gcloud compute tpus queued-resources)
 poll_seconds=${POLL_SECONDS:-30}
@@ -108,16 +112,15 @@ is_ready() {
 }
 
 case $action in
-  create | run) [[ $type ]] || usage && need_yes "a $type costs money until it is deleted" ;;
+  create | run) need_options --type "$type" && need_yes "a $type costs money until it is deleted" ;;
+esac
+case $action in
+  start | run) need_run "$@" ;;
 esac
 case $action in
   create | prepare | follow | delete) "$action" ;;
-  start)
-    [[ $# -ge 2 ]] || usage
-    start "$@"
-    ;;
+  start) start "$@" ;;
   run)
-    [[ $# -ge 2 ]] || usage
     create
     prepare
     while true; do
@@ -136,5 +139,4 @@ case $action in
       fi
     done
     ;;
-  *) usage ;;
 esac
