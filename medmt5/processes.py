@@ -29,9 +29,9 @@ def connect(
 ) -> None:
     """Joins the other processes of this run, if there are any. Must come before anything touches a device.
 
-    With all three arguments: as they say. With none: as the TPU pod, Slurm step or Open MPI run says that the process
-    belongs to, and nothing happens outside of one. JAX gives a Slurm or Open MPI process the one GPU of its local rank,
-    so start one process a GPU there.
+    With all three arguments: as they say. With none: as the TPU pod, Slurm step, Open MPI run or indexed Job of
+    Kubernetes says that the process belongs to, and nothing happens outside of one. JAX gives a Slurm or Open MPI
+    process the one GPU of its local rank, so start one process a GPU there.
 
     Args:
       coordinator_address: "host:port" of process 0, any free port; the same for all.
@@ -100,7 +100,20 @@ def _in_cluster() -> bool:
     """A step of one process (a shell on a node, a container) is no cluster: JAX would hide all GPUs but one from it."""
     slurm = "SLURM_STEP_NODELIST" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
     open_mpi = int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
-    return slurm or open_mpi or _on_tpu()
+    return slurm or open_mpi or _on_tpu() or _in_kubernetes_job()
+
+
+def _in_kubernetes_job() -> bool:
+    """JAX asks Kubernetes' API who else is in the Job."""
+    if not {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= os.environ.keys():
+        return False
+    if importlib.util.find_spec("kubernetes") is None:
+        raise InputError(
+            "this pod is one of an indexed Job of Kubernetes, and JAX finds the others through the package kubernetes, "
+            "which is not installed: pip install kubernetes, or give --coordinator_address, --process_count and "
+            "--process_index; a pod that trains alone unsets JOB_COMPLETION_INDEX"
+        )
+    return True
 
 
 def _on_tpu() -> bool:
