@@ -142,7 +142,7 @@ class Pair:
     def launched(self, restarts):
         """Yields launch/local.sh, which starts the two; leaving the block waits for it and sets `code` and `said`."""
         python = self.run.model_dir.with_suffix(".python")
-        python.write_text(PYTHON.format(python=sys.executable, pair=self.run.model_dir), encoding="utf-8")
+        python.write_text(PYTHON.format(python=self.run.command[0], pair=self.run.model_dir), encoding="utf-8")
         python.chmod(0o755)
         options = ["--processes", "2", "--restarts", str(restarts)]
         command = ["launch/local.sh", *options, RECIPE, str(self.run.model_dir), *self.run.command[4:]]
