@@ -40,6 +40,7 @@ need_options --name "$name" --zone "$zone"
 vm=(gcloud compute tpus tpu-vm)
 queue=(gcloud compute tpus queued-resources)
 poll_seconds=${POLL_SECONDS:-30}
+archive=${TMPDIR:-/tmp}/medmt5-$name.tar.gz
 
 on_workers() { # WORKERS COMMAND
   run "${vm[@]}" ssh "$name" "--zone=$zone" "--worker=$1" "--command=$2"
@@ -64,9 +65,15 @@ create() {
   done
 }
 
-prepare() {
-  local archive=${TMPDIR:-/tmp}/medmt5-$name.tar.gz
+# What is not committed stays at home: a recipe that would be missing on the workers is told before they cost anything.
+pack() { # [RECIPE]
+  if [[ $# -gt 0 && -f $here/../$1 ]]; then
+    run git -C "$here/.." cat-file -e "HEAD:$1" || fail "$1 is not committed, and only what is goes to the workers"
+  fi
   run git -C "$here/.." archive --format=tar.gz "--output=$archive" HEAD
+}
+
+prepare() {
   run "${vm[@]}" scp "$archive" "$name:medmt5.tar.gz" "--zone=$zone" --worker=all
   # The images have an older Python than medmt5 needs; uv brings one.
   on_workers all "rm -rf medmt5 && mkdir medmt5 && tar -xzf medmt5.tar.gz -C medmt5 && python3 -m pip install --quiet --user uv && \
@@ -118,9 +125,11 @@ case $action in
   start | run) need_run "$@" ;;
 esac
 case $action in
-  create | prepare | follow | delete) "$action" ;;
+  create | follow | delete) "$action" ;;
+  prepare) pack && prepare ;;
   start) start "$@" ;;
   run)
+    pack "$1"
     create
     prepare
     while true; do
