@@ -248,6 +248,52 @@ def test_every_output_of_10500_sentences_obeys_the_rules_and_is_its_input(
     assert read_as_text > BATCH * batches / 5
 
 
+def write_target(words, spans, tokenizer):
+    """Returns the ids of words with the tags of their spans, a tag in its pieces, and EOS."""
+    ids = []
+    for number, pieces in enumerate([*words, [tokenizer.eos_id]]):
+        ids += [i for _, end, label in spans if end == number for i in tokenizer.tag_pieces(label, closing=True)]
+        ids += [i for start, _, label in spans if start == number for i in tokenizer.tag_pieces(label, closing=False)]
+        ids += pieces
+    return ids
+
+
+def test_without_label_tokens_too(sample_tokenizer, config):
+    """Words with the tags of spans that are in order, apart and permitted: that is all the rules say."""
+    tokenizer, rng = Tokenizer(sample_tokenizer.model_file, labels=()), random.Random(0)
+    drawn = random_sentences(300, tokenizer, rng)
+    sentences = [pieces for _, pieces in drawn]
+    permitted = [[rng.random() < 0.5 for _ in LABELS] for _ in drawn]
+    tags = [[tokenizer.tag_pieces(label, closing) for label in LABELS] for closing in (False, True)]
+    assert min(map(len, [*tags[0], *tags[1]])) > 1
+    tables = build_tables(sentences, *tags, permitted, PIECES)
+    params = random_params(config, sample_tokenizer.num_pieces, seed=3)
+    for ids in (*tags[0], *tags[1]):
+        params["decoder"]["logits_dense"]["kernel"][:, ids] *= 2
+    inputs = np.zeros((len(sentences), PIECES + 1), np.int32)
+    for row, words in zip(inputs, sentences, strict=True):
+        ids = [*(i for word in words for i in word), tokenizer.eos_id]
+        row[: len(ids)] = ids
+    found, tagged = make_decoder(config, 4, "local")(params, inputs, tables, max_steps(tables)), 0
+    found = jax.device_get(found)
+    for i, words in enumerate(sentences):
+        allowed = {label for label, may in zip(LABELS, permitted[i], strict=True) if may}
+        outputs = set()
+        for tokens, choices, length in zip(found.tokens[i], found.choices[i], found.lengths[i], strict=True):
+            if not length:
+                continue
+            told = choices_to_spans(choices, list(map(len, words)), len(LABELS))
+            spans = [(start, end, LABELS[label]) for start, end, label in told]
+            assert tokens[:length].tolist() == write_target(words, spans, tokenizer)
+            places = [place for start, end, _ in spans for place in (start + 0.5, end)]
+            assert places == sorted(places)
+            assert {label for *_, label in spans} <= allowed
+            outputs.add(tuple(spans))
+            tagged += bool(spans)
+        assert len(outputs) == np.sum(found.lengths[i] > 0) > 0
+    assert tagged > 100
+
+
 @pytest.mark.parametrize("word", [*HOSTILE, "fi" * 300])
 def test_no_text_becomes_a_special_id(sample_tokenizer, word):
     special = {sample_tokenizer.pad_id, sample_tokenizer.eos_id, *sample_tokenizer.sentinel_ids.tolist()}
