@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import numpy as np
@@ -33,14 +34,20 @@ def test_hidden_states_of_a_text_do_not_depend_on_its_batch(model):
         np.testing.assert_allclose(states, apply(model.trained.params, tokens)[0], rtol=1e-4, atol=1e-5)
 
 
+@partial(jax.jit, static_argnums=0)
+def teacher_force(config, params, batch):
+    return mt5.MT5(config).apply({"params": params}, batch)
+
+
 def log_probs(model, source, outputs):
-    """[tokens, vocab] of what comes next, by teacher forcing."""
-    batch = {
-        "encoder_input_tokens": np.array([source], np.int32),
-        "decoder_input_tokens": np.array([[0, *outputs]], np.int32),
-    }
-    hidden = mt5.MT5(model.trained.config).apply({"params": model.trained.params}, batch)
-    logits = np.asarray(hidden[0], np.float64) @ np.asarray(mt5.output_kernel(model.trained.params), np.float64)
+    """[tokens, vocab] of what comes next, by teacher forcing; padded, so that one program serves all."""
+    batch = {name: np.zeros((1, 64), np.int32) for name in ("encoder_input_tokens", "decoder_input_tokens")}
+    batch["encoder_input_tokens"][0, : len(source)] = source
+    batch["decoder_input_tokens"][0, 1 : len(outputs) + 1] = outputs
+    hidden = teacher_force(model.trained.config, model.trained.params, batch)
+    logits = np.asarray(hidden[0, : len(outputs) + 1], np.float64) @ np.asarray(
+        mt5.output_kernel(model.trained.params), np.float64
+    )
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
