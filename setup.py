@@ -57,7 +57,7 @@ TEST = [
     "mypy>=1.15",
     "openapi-spec-validator>=0.7.2",
     "pytest>=8.3",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.7",
     "ruff>=0.12",
     "seqeval==1.2.2",
     "setuptools>=77",

@@ -72,15 +72,19 @@ def _own_labels(root: str | None) -> tuple[str, ...]:
 def check_labels(names: Iterable[str], known: Sequence[str] | None = None) -> tuple[str, ...]:
     """Returns the labels as a tuple; raises InputError if one is unknown, naming the known ones, nearest first.
 
-    `known`: None for `known_labels()`.
-
     >>> check_labels(["Disease", "Drug"])
     ('Disease', 'Drug')
+
+    Args:
+      known: None for `known_labels()`; empty for a vocabulary without label tokens, which can spell any name of
+        letters, digits, `_` and `-`.
     """
     names = tuple(names)
     known = known_labels() if known is None else known
     for name in names:
-        if name not in known:
+        if not known and not re.fullmatch(r"[\w-]+", name):
+            raise InputError(f"a label's name is letters, digits, _ and -, not {name!r}; give it such a name")
+        if known and name not in known:
             raise InputError(f"unknown label {name!r}; use one of {', '.join(_nearest_first(name, known))}")
     return names
 

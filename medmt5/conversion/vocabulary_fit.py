@@ -60,6 +60,13 @@ def same_places(one: Sequence[str], other: Sequence[str]) -> bool:
     return all(a == b for a, b in zip(one, other, strict=False))
 
 
+def has_label_tokens(source: Source, tokenizer: Tokenizer) -> bool:
+    """Returns whether the source can have tokens for the labels of `tokenizer`: a folder of Hugging Face's names those
+    that it adds, other formats do not tell.
+    """
+    return source.format != HUGGING_FACE or max(added_label_rows(source.path, tokenizer), default=-1) >= 0
+
+
 def check_same_pieces(path: Path, vocabulary: Path, tokenizer: Tokenizer) -> None:
     """Raises InputError where the model at `path` has another `vocabulary` than that of `tokenizer`."""
     if read_vocabulary(vocabulary) != tokenizer.model_file.read_bytes():
