@@ -81,7 +81,7 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "medmt5 tokens --mixture sample_multitask --token_store demo/tokens --vocabulary demo/spiece.model "
         "--data_dir demo/raw",
     )
-    tokens.add_argument("--mixture", required=True, metavar="NAME", help="a task or mixture of medmt5.mixtures")
+    tokens.add_argument("--mixture", required=True, metavar="NAME", help="of a task or mixture, yours too")
     tokens.add_argument("--token_store", type=Path, metavar="DIR", help="where training reads them")
     tokens.add_argument(
         "--seqio_cache", type=Path, metavar="DIR", help="instead or too: caches for SeqIO's and T5X's use_cached"

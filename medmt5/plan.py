@@ -14,16 +14,18 @@ import jax
 from flax import linen as nn
 
 from medmt5.batch import shapes as batch_shapes
-from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint
+from medmt5.checkpoints.manager import checkpoint_step, checkpoints_in, find_checkpoint, read_data
 from medmt5.conversion.formats import detect_format
 from medmt5.errors import InputError
 from medmt5.model.mt5 import init_params
 from medmt5.progress import short_number
+from medmt5.tokenizer import Tokenizer
 from medmt5.tokens import loader
 from medmt5.tokens.mixture import Mixture, mixture_file
-from medmt5.train import Experiment, check, make_train_step, mesh_peak_flops, open_stores, step_flops
+from medmt5.train import Experiment, check, data_facts, make_train_step, mesh_peak_flops, open_stores, step_flops
 from medmt5.training import step as steps
 from medmt5.training import trainable
+from medmt5.training.data_facts import check_same_data
 from medmt5.training.goodput import duration
 
 USUAL_MFU = 0.4
@@ -32,6 +34,7 @@ USUAL_MFU = 0.4
 def make_plan(e: Experiment) -> str:
     """Returns the plan as text; raises InputError for what would stop the run before its first step."""
     mesh, tokenizer = check(e)
+    _check_going_on(e, tokenizer)
     optimizer = trainable.keep_state_of(e.optimizer, e.trained)
     shapes, shardings = steps.state_shardings(e.model, optimizer, mesh, e.partitioning)
     inputs, targets = (e.feature_lengths[name] for name in ("inputs", "targets"))
@@ -68,6 +71,25 @@ def make_plan(e: Experiment) -> str:
     }
     width = max(map(len, rows))
     return "\n".join(f"# {name:<{width}}  {text}" for name, text in rows.items())
+
+
+def _check_going_on(e: Experiment, tokenizer: Tokenizer) -> None:
+    """Raises InputError where the run would go on with other data than its newest checkpoint was trained on."""
+    root, model_dir = Path(e.token_store), Path(e.model_dir)
+    if not model_dir.is_dir() or not checkpoints_in(model_dir) or not _has_stores(e):
+        return
+    try:
+        saved = read_data(find_checkpoint(model_dir))
+    except InputError:  # damaged: training says so, and goes on from an older one
+        return
+    mixture = Mixture.read(root, e.mixture)
+    stores = {split: open_stores(mixture, root, split, tokenizer) for split in ("train", "dev")}
+    check_same_data(saved, data_facts(e, mixture, stores), model_dir)
+
+
+def _has_stores(e: Experiment) -> bool:
+    root = Path(e.token_store)
+    return mixture_file(root, e.mixture).is_file() or (root / e.mixture).is_dir()
 
 
 def describe_model(e: Experiment) -> str:
@@ -124,9 +146,9 @@ def _time(flops: float, peak: float | None) -> str:
     )
 
 
-def _data(e: Experiment, tokenizer: Any) -> str:
+def _data(e: Experiment, tokenizer: Tokenizer) -> str:
     root = Path(e.token_store)
-    if not mixture_file(root, e.mixture).is_file() and not (root / e.mixture).is_dir():
+    if not _has_stores(e):
         return f"{e.mixture}: no token stores in {root} yet; `medmt5 tokens` will make them first"
     stores = open_stores(Mixture.read(root, e.mixture), root, "train", tokenizer)
     epochs, by_task = loader.epochs_per_step(

@@ -158,13 +158,13 @@ def _train(experiment: Experiment, resolved_config: str | None) -> steps.TrainSt
     partitioning.check_parameters_divide(shapes.params, shardings.params)
     model_dir = Path(e.model_dir)
     checkpoints = CheckpointManager(model_dir, keep=e.checkpoints_to_keep, config=resolved_config)
-    data_facts: dict[str, Any] = _data_facts(e, mixture, stores)
-    processes.require_same(data_facts["stores"] | data_facts["batches"], "token stores and batches")
+    facts = data_facts(e, mixture, stores)
+    processes.require_same(facts["stores"] | facts["batches"], "token stores and batches")
     with clock.spend("restore"):
         restored = checkpoints.restore_newest(saved(shapes), saved(shardings))
     if restored is not None:
         start_step, state, data = restored
-        check_same_data(data, data_facts, model_dir)
+        check_same_data(data, facts, model_dir)
         logger.info("going on from step %d of %s", start_step, model_dir)
     else:
         start_step, data, state = 0, {}, steps.create_state(e.model, optimizer, e.seed, shardings)
@@ -179,7 +179,7 @@ def _train(experiment: Experiment, resolved_config: str | None) -> steps.TrainSt
             state, record = put_on_base(
                 state, initial, adapters.record_in(data), load=partial(_load_plain, e, tokenizer), **layout
             )
-        data_facts["adapters"] = dataclasses.asdict(record)
+        facts["adapters"] = dataclasses.asdict(record)
         logger.info("adapters on %s", initial)
     check_stores = verify_stores([store for split in stores.values() for store, _ in split])
     first = processes.is_first()
@@ -219,7 +219,7 @@ def _train(experiment: Experiment, resolved_config: str | None) -> steps.TrainSt
                 batches=_on_devices(loader.iterate(batches, start_step), mesh, check_stores),
                 evaluate=_make_evaluate(e, stores["dev"], tokenizer, shape, mesh, shardings, clock),
                 checkpoints=checkpoints,
-                data_state=lambda step: {"next_step": step, **data_facts},
+                data_state=lambda step: {"next_step": step, **facts},
                 saved=saved,
                 periods=Periods(e.eval_period, e.checkpoint_period),
                 monitor=monitor,
@@ -338,7 +338,7 @@ def open_stores(mixture: Mixture, root: Path, split: str, tokenizer: Tokenizer) 
     return stores
 
 
-def _data_facts(e: Experiment, mixture: Mixture, stores: dict[str, list[tuple[TokenStore, float]]]) -> dict[str, Any]:
+def data_facts(e: Experiment, mixture: Mixture, stores: dict[str, list[tuple[TokenStore, float]]]) -> dict[str, Any]:
     """Returns `training.data_facts` of a run; nothing but what JSON keeps."""
     digests = {f"{s.manifest['task']}/{split}": s.digest for split in stores for s, _ in stores[split]}
     batches = {
