@@ -4,8 +4,9 @@
     python benchmarks/int8.py time
 
 `round` writes a MODEL_DIR whose matrices hold only what int8 can: 255 levels times a scale for each output (each row of
-the embedding). `time` compares x W in float32 and bfloat16 with (x W) * scale, W of int8 made either of them under the same jit, for
-the shapes of mT5-large's decoder; rows are sentences times tokens a pass. Nothing in medmt5 reads int8 (docs/numbers.md).
+the embedding). `time` compares x W in float32 and bfloat16 with (x W) * scale, where W is made of int8 under the same
+jit, in the shapes of mT5-large's decoder; rows are sentences times tokens a pass. Nothing in medmt5 reads int8
+(docs/numbers.md).
 """
 
 from __future__ import annotations
