@@ -119,7 +119,7 @@ def _recipe(model_dir: Path) -> str:
     initial = re.search(r"^INITIAL_CHECKPOINT_PATH = ['\"](.+)['\"]$", text, re.MULTILINE)
     found |= dict(SETTINGS.findall(text))
     found["began from"] = _plain("/".join(Path(initial[1]).parts[-2:])) if initial else "fresh weights"
-    rows = "".join(f"| {name} | `{value}` |\n" for name, value in found.items())
+    rows = "".join(f"| {name} | `{_in_cell(value)}` |\n" for name, value in found.items())
     return f"| | |\n|---|---|\n{rows}"
 
 
@@ -161,6 +161,11 @@ def _labels(tokenizer: Tokenizer) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _in_cell(text: str) -> str:
+    """Returns a text that ends no cell of a table."""
+    return text.replace("|", r"\|")
 
 
 def _plain(text: str) -> str:

@@ -65,7 +65,7 @@ def test_the_card_tells_recipe_scores_and_licence_and_no_place(model_dir, tmp_pa
     (folder / "config.gin").write_text(
         "INITIAL_CHECKPOINT_PATH = '/secret/place/mt5-large'\nTRAIN_STEPS = 400\nMODEL_DIR = '/secret/run'\n"
         "MIXTURE_OR_TASK_NAME = 'multitask'\nLORA_RANK = 0\nLORA_ALPHA = 16.0\n"
-        "TRAINABLE = \\\n    (('a', True),\n     ('b', False))\n"
+        "TRAINABLE = \\\n    (('a|c', True),\n     ('b', False))\n"
         "optimizers.adafactor.learning_rate = 0.1\n"
     )
     lines = [
@@ -84,7 +84,7 @@ def test_the_card_tells_recipe_scores_and_licence_and_no_place(model_dir, tmp_pa
         assert part in card
     for part in ("| e3c.es | 0.50 |", "| e3c.en | 1.50 |", "last evaluation of the run: es 2.50."):
         assert part in card
-    assert "| TRAINABLE | `(('a', True), ('b', False))` |\n| optimizers.adafactor.learning_rate | `0.1` |" in card
+    assert "| TRAINABLE | `(('a\\|c', True), ('b', False))` |\n| optimizers.adafactor.learning_rate | `0.1` |" in card
     assert "LORA" not in card
     assert "| e3c.es | 0.750 | 0.800 | – | 12 |" in card
     assert "no medical device" in card
