@@ -67,7 +67,7 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
 
     vocabulary = add(
         "vocabulary",
-        "Train a SentencePiece vocabulary on a corpus. (For the real mT5, use its own spiece.model.)",
+        "Train a SentencePiece vocabulary on a corpus. (mT5 has its own: --vocabulary mt5 elsewhere.)",
         "medmt5 vocabulary --corpus demo/corpus --size 3000 --output demo/spiece.model",
     )
     vocabulary.add_argument("--corpus", type=Path, required=True, metavar="DIR")
@@ -86,7 +86,13 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     tokens.add_argument(
         "--seqio_cache", type=Path, metavar="DIR", help="instead or too: caches for SeqIO's and T5X's use_cached"
     )
-    tokens.add_argument("--vocabulary", type=Path, required=True, metavar="FILE")
+    tokens.add_argument(
+        "--vocabulary",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a SentencePiece model, or mt5: its own, fetched once",
+    )
     tokens.add_argument("--data_dir", type=Path, metavar="DIR", help="raw labelled data; default: $MEDMT5_DATA_DIR")
     tokens.add_argument(
         "--corpus_dir", type=Path, metavar="DIR", help="what `medmt5 corpus` wrote; default: $MEDMT5_CORPUS_DIR"
@@ -246,7 +252,10 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         help="of the weights; medmt5's are float32 (default: %(default)s)",
     )
     convert.add_argument(
-        "--vocabulary", type=Path, metavar="FILE", help="a SentencePiece model, where SOURCE has none (T5X)"
+        "--vocabulary",
+        type=Path,
+        metavar="FILE",
+        help="a SentencePiece model, where SOURCE has none (T5X), or mt5: its own, fetched once",
     )
     convert.add_argument("--scanned", action="store_true", help="of t5x: the layout of its scanned models")
     convert.add_argument("--license", metavar="SPDX", help="of huggingface: the licence that the model card states")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from medmt5.arguments import make_parser
 from medmt5.configuration.check import PLACEHOLDERS, check_configuration
@@ -17,13 +20,21 @@ from medmt5.errors import InputError
 from medmt5.tokens.mixture import mixture_file
 
 ON_DEVICES = {"train", "evaluate", "label", "serve"}
+# A SIGTERM stops them as Ctrl-C does: what they have not finished writing goes.
+STOPPED_CLEANLY = {"convert", "average"}
 
 
 def run() -> int:
     """What the command `medmt5` starts: sets up the process for those that compute, then `main`."""
     if ON_DEVICES & set(sys.argv[1:]) and not {"-h", "--help"} & set(sys.argv):
         prepare_process()
+    if STOPPED_CLEANLY & set(sys.argv[1:2]):
+        signal.signal(signal.SIGTERM, _stop)
     return main()
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,10 +92,12 @@ def _vocabulary(args, rest) -> None:
 def _tokens(args, rest) -> None:
     if not (args.token_store or args.seqio_cache):
         raise InputError("nowhere to write to; give --token_store DIR, or --seqio_cache DIR")
+    from medmt5.vocabularies import vocabulary_file
+
     places = {
         "MEDMT5_DATA_DIR": args.data_dir,
         "MEDMT5_CORPUS_DIR": args.corpus_dir,
-        "MEDMT5_VOCABULARY": args.vocabulary,
+        "MEDMT5_VOCABULARY": vocabulary_file(args.vocabulary),
         "TFDS_DATA_DIR": args.tfds_data_dir,
     }
     for variable, value in places.items():
