@@ -197,6 +197,7 @@ class T5X:
         """Returns the weights as we read them of a checkpoint that T5X writes."""
         from t5x import checkpoints
 
+        folder.mkdir()
         state = self._trainer.train_state
         manager = checkpoints.OrbaxCheckpointManagerInterface(str(folder), state, self._partitioner)
         manager.save(state)
