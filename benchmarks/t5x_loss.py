@@ -34,6 +34,11 @@ from medmt5.tokens.mixture import Mixture
 from medmt5.training import step as steps
 
 TOLERANCE = 1e-4
+# On CPUs T5X ignores num_partitions, and would cut parameters into as many parts as there are virtual devices.
+DATA_PARALLEL = [
+    "partitioning.PjitPartitioner.num_partitions = None",
+    "partitioning.PjitPartitioner.model_parallel_submesh = (1, 1, 1, 1)",
+]
 # The demo's, as far as no size of a real run.
 RUNS: dict[str, dict[str, Any]] = {
     "pretrain": {
@@ -162,7 +167,7 @@ class T5X:
     """T5X's trainer of what gin/t5x makes."""
 
     def __init__(self, run: str, model: str, bindings: list[str], batch: dict[str, np.ndarray]):
-        parse_t5x([f"gin/t5x/model/{model}.gin", f"gin/t5x/{run}.gin"], bindings)
+        parse_t5x([f"gin/t5x/model/{model}.gin", f"gin/t5x/{run}.gin"], [*bindings, *DATA_PARALLEL])
 
         import jax
         from t5x import utils

@@ -32,7 +32,7 @@ def test_steps_equal_ours_and_weights_go_both_ways(environment, tokenizer, run):
     bindings = [
         f"MIXTURE_OR_TASK_NAME = {task!r}",
         f"TASK_FEATURE_LENGTHS = {LENGTHS[run]!r}",
-        "BATCH_SIZE = 3",
+        "BATCH_SIZE = 8",  # a row for each virtual device
         "VOCAB_SIZE = 640",
         "LEARNING_RATE = 0.01",
         "WARMUP_STEPS = 2",
