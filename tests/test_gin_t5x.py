@@ -124,13 +124,19 @@ def test_defaults_are_those_of_our_runs(stand_ins, run):
     assert ours.get("multiply_by_parameter_scale") == theirs.get("multiply_by_parameter_scale")
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_macros_of_a_model_have_our_defaults(stand_ins, size):
+    ours, theirs = literals([f"gin/model/{size}.gin"]), literals([f"gin/t5x/model/{size}.gin"], stand_ins)
+    for name in ("VOCAB_SIZE", "ACTIVATION_DTYPE"):
+        assert theirs[name] == ours[name], name
+
+
 def test_the_tiny_model_is_ours(stand_ins):
     ours, theirs = literals(["gin/model/tiny.gin"]), literals(["gin/t5x/model/tiny.gin"], stand_ins)
     dimensions = [name for name in ours if name.islower() and name.endswith(("_dim", "_heads", "_layers"))]
     assert {name: theirs.get(name) for name in dimensions if name != "scan_layers"} == {
         name: ours[name] for name in dimensions if name != "scan_layers"
     }
-    assert theirs["ACTIVATION_DTYPE"] == ours["ACTIVATION_DTYPE"]
 
 
 def test_the_extra_pins_the_revision_that_the_page_names():
