@@ -39,7 +39,7 @@ DATA_PARALLEL = [
     "partitioning.PjitPartitioner.num_partitions = None",
     "partitioning.PjitPartitioner.model_parallel_submesh = (1, 1, 1, 1)",
 ]
-# The demo's, as far as no size of a real run.
+# Tasks, lengths and batches of the demo's recipes.
 RUNS: dict[str, dict[str, Any]] = {
     "pretrain": {
         "MIXTURE_OR_TASK_NAME": "medical_corpus.all",
@@ -52,7 +52,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "BATCH_SIZE": 32,
     },
 }
-FLOAT32 = {"VOCAB_SIZE": 3072, "ACTIVATION_DTYPE": "float32", "DROPOUT_RATE": 0.0, "MODEL_DIR": "unset"}
+SHARED = {"VOCAB_SIZE": 3072, "ACTIVATION_DTYPE": "float32", "DROPOUT_RATE": 0.0, "MODEL_DIR": "unset"}
 
 
 def main() -> int:
@@ -78,15 +78,15 @@ def compare(
     run: str, model: str, num_steps: int, token_store: str, vocabulary: str, bindings: list[str]
 ) -> dict[str, Any]:
     """Returns both sides' losses of `num_steps` steps, and how far losses and final weights are apart."""
-    macros = FLOAT32 | {"TRAIN_STEPS": num_steps} | RUNS[run]
-    shared = [f"{name} = {value!r}" for name, value in macros.items()] + bindings
+    macros = SHARED | {"TRAIN_STEPS": num_steps} | RUNS[run]
+    bound = [f"{name} = {value!r}" for name, value in macros.items()] + bindings
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "checkpoint_0"
-        ours = Ours(run, model, [*shared, f"TOKEN_STORE = {token_store!r}", f"VOCABULARY = {vocabulary!r}"])
+        ours = Ours(run, model, [*bound, f"TOKEN_STORE = {token_store!r}", f"VOCABULARY = {vocabulary!r}"])
         batches = [ours.batches[number] for number in range(num_steps)]
         write_t5x_legacy(start, InMemory(ours.weights()), scanned=False, step=0)
         os.environ["MEDMT5_VOCABULARY"] = vocabulary
-        theirs = T5X(run, model, [*shared, f"INITIAL_CHECKPOINT_PATH = {str(start)!r}"], batches[0])
+        theirs = T5X(run, model, [*bound, f"INITIAL_CHECKPOINT_PATH = {str(start)!r}"], batches[0])
         losses = [(ours.step(batch), theirs.step(batch)) for batch in batches]
         end = theirs.weights(Path(folder) / "end")
         return {
