@@ -95,7 +95,7 @@ def compare(
             **_facts(batches),
             "medmt5": [ours for ours, _ in losses],
             "t5x": [theirs for _, theirs in losses],
-            "largest_difference": float(max(np.abs(np.subtract(*pair)) for pair in losses)),
+            "largest_difference": float(np.abs(np.diff(losses)).max()),
             "tolerance": TOLERANCE,
             "weights_largest_difference": max(_distance(x, end.read(name)) for name, x in ours.weights().items()),
             "versions": {
