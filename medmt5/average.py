@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from medmt5 import storage
 from medmt5.checkpoints.manager import PREFIX, checkpoint_step, checkpoints_in, data_digest, find_checkpoint
 from medmt5.conversion.checkpoint import chunk_shape, grid, write_checkpoint
 from medmt5.conversion.formats import open_source
@@ -44,7 +45,7 @@ def average(checkpoints: Sequence[Path], output: Path, last: int | None = None) 
         _check_alike(folders[0], files[0], folder, other)
     mean = Mean(folders, [open_source(folder).weights for folder in folders])
     step = max(map(checkpoint_step, folders))
-    data = {"next_step": step, "mean_of": list(map(str, folders))}
+    data = {"next_step": step, "mean_of": list(map(storage.origin, folders))}
     part = output.with_name(output.name + ".part")
     shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     checkpoint = part / f"{PREFIX}_{step}"

@@ -5,6 +5,8 @@
     MODEL_DIR/checkpoint_<step>/digests/   JSON: path -> digest of `state`, and "data" -> digest of `data`
     MODEL_DIR/checkpoint_<step>.damaged/   a checkpoint that did not match its digests; nothing reads or deletes it
 
+On object stores a mark is put last, where on a disk the whole folder is renamed (`object_store`).
+
 A restore that fails or does not match its digests is reported on standard error and the next older checkpoint is tried:
 a damaged file costs steps, never silently wrong weights. A save that fails in the background stops the run at the next
 step: what is trained after it could not be saved either. Of several processes it stops the one whose save failed, and
@@ -31,7 +33,8 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 
-from medmt5.checkpoints import adapters
+from medmt5 import storage
+from medmt5.checkpoints import adapters, object_store
 from medmt5.checkpoints.digests import tree_digests
 from medmt5.errors import InputError
 from medmt5.failure import SaveError
@@ -47,20 +50,25 @@ class CheckpointManager:
     A context manager: leaving it waits for the save that is under way, after an error too.
 
     Args:
-      directory: MODEL_DIR; made if missing.
+      directory: MODEL_DIR, on a disk or an object store; made if missing.
       keep: newest checkpoints to keep; None = all.
+      before_save: called before each save begins, for what must be in MODEL_DIR when the checkpoint is.
     """
 
-    def __init__(self, directory: Path, keep: int | None = None):
-        self.directory = Path(directory).absolute()
+    def __init__(self, directory: str | Path, keep: int | None = None, before_save: Callable[[], None] = lambda: None):
+        self.directory = object_store.open_directory(directory)
+        self._before_save, self._keep = before_save, keep
+        self._on_store = storage.is_url(directory)
         _silence_stragglers()
+        if jax.process_index() == 0:
+            object_store.remove_unfinished(directory)
         options = ocp.CheckpointManagerOptions(
             step_prefix=PREFIX,
-            max_to_keep=keep,
-            cleanup_tmp_directories=True,
+            max_to_keep=None if self._on_store else keep,
             enable_async_checkpointing=True,
             lightweight_initialize=True,  # damage in a checkpoint's metadata is for `restore_newest` to find
             async_options=ocp.options.AsyncOptions(barrier_sync_fn=self._meet),
+            **object_store.manager_options(directory),
         )
         self._meet_others = ocp.multihost.get_barrier_sync_fn()
         self._save_failed = False
@@ -75,6 +83,8 @@ class CheckpointManager:
         self.wait()
         if step in self._manager.all_steps():
             return
+        self._before_save()
+        self._delete_old()
         self._saving = step
         with self._explained():
             self._manager.save(
@@ -125,6 +135,7 @@ class CheckpointManager:
 
     def close(self) -> None:
         self.wait()
+        self._delete_old()
         self._manager.close()
 
     def __enter__(self) -> CheckpointManager:
@@ -138,6 +149,14 @@ class CheckpointManager:
                 self.close()
             except SaveError as failure:  # what ended the block is what the user must hear of first
                 logger.error("%s", failure)
+
+    def _delete_old(self) -> None:
+        """Deletes what is not to be kept, on a store; on a disk Orbax does, while it saves. To be called by all."""
+        if self._on_store and self._keep is not None:
+            for step in sorted(self._manager.all_steps())[: -self._keep]:
+                if jax.process_index() == 0:
+                    object_store.unmark(self.directory / f"{PREFIX}_{step}")
+                self._manager.delete(step)
 
     def _meet(self, *, key: str, timeout_ms: int) -> None:
         """Waits where Orbax waits for the other processes. A process whose save has failed comes here on its way out,

@@ -1,0 +1,119 @@
+"""Checkpoints on object stores, moto's S3 and fake-gcs-server: what is unfinished or damaged is never read."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from medmt5 import storage
+from medmt5.checkpoints import object_store
+from medmt5.checkpoints.manager import CheckpointManager
+from medmt5.errors import InputError
+from medmt5.failure import SaveError
+
+STATE = {"a": jnp.arange(12, dtype=jnp.float32).reshape(3, 4), "b": {"c": jnp.float32(1.5)}}
+
+
+def restore(url):
+    import jax
+
+    shapes = jax.eval_shape(lambda: STATE)
+    with CheckpointManager(url) as manager:
+        return manager.restore_newest(shapes, jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), shapes))
+
+
+def scaled(number):
+    return {"a": STATE["a"] * number, "b": {"c": STATE["b"]["c"] * number}}
+
+
+def damage(url, name="state/d/"):
+    """Overwrites the objects below `name`."""
+    with storage.opened(url) as store:
+        for there in storage.list_objects(url):
+            if there.startswith(name):
+                store.pipe_file(f"{url}/{there}", b"?" * 40)
+
+
+def test_what_was_saved_is_restored_and_the_oldest_go(store_url):
+    with CheckpointManager(store_url, keep=2) as manager:
+        for step in (0, 2, 4):
+            manager.save(step, scaled(step + 1), {"next_step": step})
+    assert object_store.finished_steps(store_url) == [2, 4]
+    assert {name.partition("/")[0] for name in storage.list_objects(store_url)} == {"checkpoint_2", "checkpoint_4"}
+    step, state, data = restore(store_url)
+    assert (step, data) == (4, {"next_step": 4})
+    np.testing.assert_array_equal(state["a"], STATE["a"] * 5)
+    assert float(state["b"]["c"]) == 7.5
+
+
+def test_a_checkpoint_without_its_mark_is_not_there_and_goes_at_the_next_start(store_url):
+    with CheckpointManager(store_url) as manager:
+        for step in (1, 2):
+            manager.save(step, scaled(step), {})
+    with storage.opened(store_url) as store:
+        store.rm_file(f"{store_url}/checkpoint_2/{object_store.MARK}")
+        store.pipe_file(f"{store_url}/train/events", b"not a checkpoint")
+    assert object_store.finished_steps(store_url) == [1]
+    with pytest.raises(InputError, match="checkpoint_2 is unfinished: .*checkpoint_1"):
+        with storage.opened(store_url) as store:
+            store.pipe_file(f"{store_url}/model.json", b"{}")
+        object_store.fetch_model(f"{store_url}/checkpoint_2")
+    assert restore(store_url)[0] == 1
+    names = {name.partition("/")[0] for name in storage.list_objects(store_url)}
+    assert names == {"checkpoint_1", "train", "model.json"}
+
+
+def test_a_damaged_checkpoint_is_set_aside(s3_url):
+    with CheckpointManager(s3_url) as manager:
+        for step in (1, 2):
+            manager.save(step, scaled(step), {})
+    damage(s3_url, "checkpoint_2/state/d/")
+    damage(s3_url, "checkpoint_2/state/manifest.ocdbt")
+    assert restore(s3_url)[0] == 1
+    names = {name.partition("/")[0] for name in storage.list_objects(s3_url)}
+    assert names == {"checkpoint_1", "checkpoint_2.damaged"}
+
+
+def test_a_save_that_fails_says_which_is_the_last_good_one(s3_url, monkeypatch):
+    with pytest.raises(SaveError, match="checkpoint_2 could not be saved in s3://.*checkpoint_1 is the last good one"):
+        with CheckpointManager(s3_url) as manager:
+            manager.save(1, STATE, {})
+            manager.wait()
+            monkeypatch.setattr(object_store, "_on_s3", lambda path: {"driver": "s3", "bucket": "no-such-bucket"})
+            manager.save(2, STATE, {})
+    assert object_store.finished_steps(s3_url) == [1]
+
+
+def test_a_run_that_may_not_write_any_more_saves_nothing(s3_url):
+    def refuse():
+        raise InputError("taken by another run")
+
+    with pytest.raises(InputError, match="taken"), CheckpointManager(s3_url, before_save=refuse) as manager:
+        manager.save(1, STATE, {})
+    assert storage.list_objects(s3_url) == {}
+
+
+def test_of_a_model_on_a_store_the_newest_finished_checkpoint_is_copied(s3_url):
+    with CheckpointManager(s3_url) as manager:
+        for step in (1, 2):
+            manager.save(step, scaled(step), {})
+    with storage.opened(s3_url) as store:
+        for name in ("model.json", "vocabulary.model", "metrics.jsonl", "checkpoint_3/state/d/x"):
+            store.pipe_file(f"{s3_url}/{name}", b"{}")
+    folder = object_store.fetch_model(s3_url)
+    assert folder == storage.copy_of(s3_url) / "checkpoint_2"
+    there = {path.name for path in folder.parent.iterdir() if not path.name.startswith(".")}
+    assert there == {"model.json", "vocabulary.model", "checkpoint_2"}
+    assert object_store.fetch_model(f"{s3_url}/checkpoint_1").name == "checkpoint_1"
+
+
+def test_a_model_of_another_format_is_copied_whole(s3_url):
+    with storage.opened(s3_url) as store:
+        for name in ("config.json", "model.safetensors"):
+            store.pipe_file(f"{s3_url}/{name}", b"{}")
+    folder = object_store.fetch_model(s3_url)
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
+        "config.json", "model.safetensors",
+    }  # fmt: skip
+    with pytest.raises(InputError, match="nothing lies in"):
+        object_store.fetch_model(f"{s3_url}/elsewhere")
