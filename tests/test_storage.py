@@ -1,5 +1,6 @@
 """Folders of object stores, on moto's S3 and on fake-gcs-server."""
 
+import contextlib
 import hashlib
 
 import pytest
@@ -129,9 +130,9 @@ def test_a_folder_whose_writing_broke_off_has_no_marker(s3_url, writes):
 
 
 def test_an_error_in_the_block_leaves_the_store_as_it_was(s3_url):
-    with pytest.raises(ZeroDivisionError), storage.updated(s3_url) as folder:
+    with contextlib.suppress(KeyError), storage.updated(s3_url) as folder:
         write(folder, x="1")
-        1 / 0
+        raise KeyError
     assert texts(s3_url) == {}
 
 

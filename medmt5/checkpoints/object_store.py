@@ -41,8 +41,8 @@ def open_directory(directory: str | Path) -> Any:
 
 
 def manager_options(directory: str | Path) -> dict[str, Any]:
-    """Returns how Orbax finishes a checkpoint, and who clears away what was not: on a store we do (`remove_unfinished`,
-    since Orbax would take every folder without the mark for a checkpoint), and we delete old ones (`delete_checkpoint`).
+    """Returns how Orbax finishes a checkpoint. On a store it clears nothing away, since it takes every folder without
+    the mark for a save that broke off (`remove_unfinished`), and deletes none, since it leaves the mark to the end.
     """
     if not storage.is_url(directory):
         return {"cleanup_tmp_directories": True}

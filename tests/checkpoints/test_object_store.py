@@ -55,9 +55,9 @@ def test_a_checkpoint_without_its_mark_is_not_there_and_goes_at_the_next_start(g
         store.rm_file(f"{gs_url}/checkpoint_2/{object_store.MARK}")
         store.pipe_file(f"{gs_url}/train/events", b"not a checkpoint")
     assert object_store.finished_steps(gs_url) == [1]
-    with pytest.raises(InputError, match="checkpoint_2 is unfinished: .*checkpoint_1"):
-        with storage.opened(gs_url) as store:
-            store.pipe_file(f"{gs_url}/model.json", b"{}")
+    with storage.opened(gs_url) as store:
+        store.pipe_file(f"{gs_url}/model.json", b"{}")
+    with pytest.raises(InputError, match=r"checkpoint_2 is unfinished: .*checkpoint_1"):
         object_store.fetch_model(f"{gs_url}/checkpoint_2")
     assert restore(gs_url)[0] == 1
     names = {name.partition("/")[0] for name in storage.list_objects(gs_url)}
@@ -83,12 +83,13 @@ def test_a_save_that_fails_at_its_mark_leaves_the_checkpoint_before_it(gs_url, m
             raise ConnectionError("cut off")
         return write(path, *arguments, **options)
 
-    with pytest.raises(SaveError, match="checkpoint_2 could not be saved in gs://.*checkpoint_1 is the last good one"):
-        with CheckpointManager(gs_url) as manager:
-            manager.save(1, STATE, {})
-            manager.wait()
-            monkeypatch.setattr(type(epath.Path(gs_url)), "write_text", fail)
-            manager.save(2, STATE, {})
+    manager = CheckpointManager(gs_url)
+    manager.save(1, STATE, {})
+    manager.wait()
+    monkeypatch.setattr(type(epath.Path(gs_url)), "write_text", fail)
+    manager.save(2, STATE, {})
+    with pytest.raises(SaveError, match=r"checkpoint_2 could not be saved in gs://.*checkpoint_1 is the last good one"):
+        manager.close()
     assert any(name.startswith("checkpoint_2/state/d/") for name in storage.list_objects(gs_url))
     assert object_store.finished_steps(gs_url) == [1]
 
