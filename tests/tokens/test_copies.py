@@ -61,7 +61,7 @@ def test_what_a_mixture_needs_is_copied_and_no_more(stores, monkeypatch, tmp_pat
 
 def test_a_store_without_its_manifest_is_unfinished(stores):
     remove(stores, "b/train/manifest.json")
-    with pytest.raises(InputError, match="b/train is unfinished: it has no manifest.json"):
+    with pytest.raises(InputError, match=r"b/train is unfinished: it has no manifest.json"):
         fetch_stores(stores, "both", ("train",))
     fetch_stores(stores, "a", ("train",))
 
@@ -70,10 +70,10 @@ def test_a_store_with_a_file_that_is_missing_or_another_one_is_refused(stores, m
     another_machine(monkeypatch, tmp_path)
     with storage.opened(stores) as store:
         store.pipe_file(f"{stores}/b/train/lengths.npy", b"something else")
-    with pytest.raises(InputError, match="b/train/lengths.npy is not what its manifest says"):
+    with pytest.raises(InputError, match=r"b/train/lengths.npy is not what its manifest says"):
         fetch_stores(stores, "both", ("train",))
     remove(stores, "b/train/lengths.npy")
-    with pytest.raises(InputError, match="b/train/lengths.npy is not there"):
+    with pytest.raises(InputError, match=r"b/train/lengths.npy is not there"):
         fetch_stores(stores, "both", ("train",))
 
 
@@ -102,5 +102,5 @@ def test_a_corpus_is_finished_when_its_manifest_is_there(gs_url, monkeypatch, tm
     another_machine(monkeypatch, tmp_path)
     assert (fetch_corpus(gs_url) / "en" / "x-00000.jsonl.zst").is_file()
     remove(gs_url, "manifest.json")
-    with pytest.raises(InputError, match="no finished corpus in .* written last"):
+    with pytest.raises(InputError, match=r"no finished corpus in .* written last"):
         fetch_corpus(gs_url)
