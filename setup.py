@@ -47,7 +47,7 @@ SERVE = [
     "starlette>=1.10,<2",
     "uvicorn>=0.40",
 ]
-# Object stores. etils and Orbax: from these versions on they work there without TensorFlow, by a mark in each checkpoint.
+# Object stores. From these versions on etils opens them without TensorFlow, and Orbax marks a checkpoint as finished.
 STORES = ["etils>=1.15", "orbax-checkpoint>=0.12.8,<0.13"]
 S3 = [*STORES, "s3fs>=2026.9"]
 GCS = [*STORES, "gcsfs>=2026.9"]

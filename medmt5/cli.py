@@ -267,12 +267,12 @@ def _convert(args, rest) -> None:
 
 
 def _average(args, rest) -> None:
+    if args.last is not None and any(map(storage.is_url, args.checkpoints)):
+        raise InputError("--last is for a MODEL_DIR on a disk; of an object store name the checkpoints one by one")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # as of convert
     from medmt5.average import average
     from medmt5.checkpoints.object_store import fetch_model
 
-    if args.last is not None and any(map(storage.is_url, args.checkpoints)):
-        raise InputError("--last is for a MODEL_DIR on a disk; of an object store name the checkpoints one by one")
     print(f"written to {average([fetch_model(place) for place in args.checkpoints], args.output, args.last)}")
 
 
