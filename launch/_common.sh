@@ -4,11 +4,52 @@
 exec 3>&1 # commands are printed here, even where the output of one is read
 yes=0
 
-# Prints the comment at the top of the script, and ends it.
+# Prints the comment at the top of the script.
 usage() {
-  awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0" >&2
+  awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
+}
+
+# Says what is wrong with the call, then how to call, and ends the script.
+misused() {
+  printf '%s: %s\n\n' "$0" "$*" >&2
+  usage >&2
   exit 2
 }
+
+# What comes before RECIPE and is no option of the script.
+unknown_option() {
+  case $1 in
+    --gin*) misused "$1 must come after RECIPE and MODEL_DIR" ;;
+    *) misused "there is no option $1" ;;
+  esac
+}
+
+# RECIPE MODEL_DIR [--gin.X=Y …]: a stray word would be found by the training, when money has been spent.
+need_run() {
+  local word
+  (($# >= 2)) && [[ $1 != -* && $2 != -* ]] || misused "RECIPE and MODEL_DIR are missing"
+  for word in "${@:3}"; do
+    case $word in
+      --gin.*=* | --gin_file=* | --gin_search_paths=* | --dry_run | --debug) ;;
+      *) misused "after RECIPE and MODEL_DIR come --gin.X=Y; options of this script come before them, also $word" ;;
+    esac
+  done
+}
+
+# NAME VALUE …: every option must have a value.
+need_options() {
+  while (($#)); do
+    [[ $2 ]] || misused "$1 is missing"
+    shift 2
+  done
+}
+
+case ${1:-} in
+  -h | --help)
+    usage
+    exit 0
+    ;;
+esac
 
 fail() {
   echo "$0: $*" >&2

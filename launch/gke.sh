@@ -12,7 +12,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
-[[ $# -ge 1 ]] || usage
+[[ $# -ge 1 ]] || misused "start, follow or delete?"
 action=$1 restarts=${RESTARTS:-100} name='' cluster='' project='' zone='' type='' image='' slices=1
 shift
 while [[ ${1:-} == --* ]]; do
@@ -25,16 +25,18 @@ while [[ ${1:-} == --* ]]; do
     --type) type=$(value "$@") ;;
     --image) image=$(value "$@") ;;
     --slices) slices=$(value "$@") ;;
-    *) usage ;;
+    *) unknown_option "$1" ;;
   esac
   shift 2
 done
-[[ $name && $cluster && $project && $zone ]] || usage
+case $action in start | follow | delete) ;; *) misused "there is no $action: start, follow or delete" ;; esac
+need_options --name "$name" --cluster "$cluster" --project "$project" --zone "$zone"
 job=("--workload=$name" "--cluster=$cluster" "--project=$project" "--zone=$zone")
 
 case $action in
   start)
-    [[ $type && $image && $# -ge 2 ]] || usage
+    need_options --type "$type" --image "$image"
+    need_run "$@"
     need_yes "this takes $slices x $type"
     command=$(quoted python3 -m medmt5.train "--gin_file=$1" "--gin.MODEL_DIR=$2" "${@:3}")
     run xpk workload create "${job[@]}" "--tpu-type=$type" "--num-slices=$slices" "--docker-image=$image" \
@@ -42,5 +44,4 @@ case $action in
     ;;
   follow) run kubectl logs --follow --tail=-1 "--selector=jobset.sigs.k8s.io/jobset-name=$name,batch.kubernetes.io/job-completion-index=0" ;;
   delete) run xpk workload delete "${job[@]}" ;;
-  *) usage ;;
 esac

@@ -15,11 +15,13 @@ while [[ ${1:-} == --* ]]; do
   case $1 in
     --processes) processes=$(value "$@") ;;
     --restarts) restarts=$(value "$@") ;;
-    *) usage ;;
+    *) unknown_option "$1" ;;
   esac
   shift 2
 done
-[[ $# -ge 2 && $processes =~ ^[1-9][0-9]*$ && $restarts =~ ^[0-9]+$ ]] || usage
+[[ $processes =~ ^[1-9][0-9]*$ ]] || misused "--processes must be a number from 1 on, not $processes"
+[[ $restarts =~ ^[0-9]+$ ]] || misused "--restarts must be a number, not $restarts"
+need_run "$@"
 recipe=$1 model_dir=$2
 shift 2
 command=("${PYTHON:-python3}" -m medmt5.train "--gin_file=$recipe" "--gin.MODEL_DIR=$model_dir" "$@")
@@ -27,8 +29,10 @@ command=("${PYTHON:-python3}" -m medmt5.train "--gin_file=$recipe" "--gin.MODEL_
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 
 pids=() stopping=0
-# Each process saves on the first signal; the script waits for them.
-trap 'stopping=1; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM
+# Each process saves on the first signal, and leaves at once on a second one. So that Ctrl-C is one signal and not two, they
+# are not in the terminal's foreground group (set -m): the script hands it on, and waits for them.
+set -m
+trap 'stopping=1; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM HUP
 trap 'stopping=1; kill -INT "${pids[@]}" 2>/dev/null || true' INT
 
 # Starts all processes; the code is the first one's that is not 0.

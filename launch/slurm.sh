@@ -18,12 +18,15 @@ while [[ ${1:-} == --* ]]; do
     --yes) yes=1 && shift && continue ;;
     --nodes) nodes=$(value "$@") ;;
     --gpus) gpus=$(value "$@") ;;
-    --array) options+=("--array=$(value "$@")") ;;
+    --array) options+=("--array=$(value "$@")" '--output=%x-%A_%a.log') ;;
     --sbatch) options+=("$(value "$@")") ;;
-    *) usage ;;
+    *) unknown_option "$1" ;;
   esac
   shift 2
 done
-[[ $# -ge 2 && $nodes =~ ^[1-9][0-9]*$ && $gpus =~ ^[1-9][0-9]*$ ]] || usage
+need_options --nodes "$nodes" --gpus "$gpus"
+[[ $nodes =~ ^[1-9][0-9]*$ ]] || misused "--nodes must be a number from 1 on, not $nodes"
+[[ $gpus =~ ^[1-9][0-9]*$ ]] || misused "--gpus must be a number from 1 on, not $gpus"
+need_run "$@"
 need_yes "this takes $nodes x $gpus GPUs"
 run sbatch "--nodes=$nodes" "--ntasks-per-node=$gpus" "--gpus-per-node=$gpus" "${options[@]}" "$here/slurm.sbatch" "$@"

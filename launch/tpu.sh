@@ -16,7 +16,7 @@ set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/_common.sh"
 
-[[ $# -ge 1 ]] || usage
+[[ $# -ge 1 ]] || misused "run, create, prepare, start, follow or delete?"
 action=$1 restarts=${RESTARTS:-100} name='' zone='' type='' spot=() queued=0 version=tpu-ubuntu2204-base
 shift
 while [[ ${1:-} == --* ]]; do
@@ -28,14 +28,19 @@ while [[ ${1:-} == --* ]]; do
     --zone) zone=$(value "$@") ;;
     --type) type=$(value "$@") ;;
     --version) version=$(value "$@") ;;
-    *) usage ;;
+    *) unknown_option "$1" ;;
   esac
   shift 2
 done
-[[ $name && $zone ]] || usage
+case $action in
+  run | create | prepare | start | follow | delete) ;;
+  *) misused "there is no $action: run, create, prepare, start, follow or delete" ;;
+esac
+need_options --name "$name" --zone "$zone"
 vm=(gcloud compute tpus tpu-vm)
 queue=(gcloud compute tpus queued-resources)
 poll_seconds=${POLL_SECONDS:-30}
+archive=${TMPDIR:-/tmp}/medmt5-$name.tar.gz
 
 on_workers() { # WORKERS COMMAND
   run "${vm[@]}" ssh "$name" "--zone=$zone" "--worker=$1" "--command=$2"
@@ -60,9 +65,15 @@ create() {
   done
 }
 
-prepare() {
-  local archive=${TMPDIR:-/tmp}/medmt5-$name.tar.gz
+# What is not committed stays at home: a recipe that would be missing on the workers is told before they cost anything.
+pack() { # [RECIPE]
+  if [[ $# -gt 0 && -f $here/../$1 ]]; then
+    run git -C "$here/.." cat-file -e "HEAD:$1" || fail "$1 is not committed, and only what is goes to the workers"
+  fi
   run git -C "$here/.." archive --format=tar.gz "--output=$archive" HEAD
+}
+
+prepare() {
   run "${vm[@]}" scp "$archive" "$name:medmt5.tar.gz" "--zone=$zone" --worker=all
   # The images have an older Python than medmt5 needs; uv brings one.
   on_workers all "rm -rf medmt5 && mkdir medmt5 && tar -xzf medmt5.tar.gz -C medmt5 && python3 -m pip install --quiet --user uv && \
@@ -108,16 +119,17 @@ is_ready() {
 }
 
 case $action in
-  create | run) [[ $type ]] || usage && need_yes "a $type costs money until it is deleted" ;;
+  create | run) need_options --type "$type" && need_yes "a $type costs money until it is deleted" ;;
 esac
 case $action in
-  create | prepare | follow | delete) "$action" ;;
-  start)
-    [[ $# -ge 2 ]] || usage
-    start "$@"
-    ;;
+  start | run) need_run "$@" ;;
+esac
+case $action in
+  create | follow | delete) "$action" ;;
+  prepare) pack && prepare ;;
+  start) start "$@" ;;
   run)
-    [[ $# -ge 2 ]] || usage
+    pack "$1"
     create
     prepare
     while true; do
@@ -136,5 +148,4 @@ case $action in
       fi
     done
     ;;
-  *) usage ;;
 esac

@@ -31,7 +31,7 @@ def label(
     Offsets are code points of the text as given, end exclusive.
 
     Args:
-      labels: those to look for, in all texts or a list for each; the model must know them.
+      labels: those to look for, in all texts or a list for each; the model must know them, if it has tokens for labels.
       checkpoint: a MODEL_DIR, one of its checkpoints, or a model of `trained_model.load_trained_model`, which is then
         not loaded for every call.
       lang: whose abbreviations end no sentence.

@@ -17,7 +17,7 @@ from typing import Any
 
 from gin import config as gin
 from medmt5.configuration.check import check_configuration
-from medmt5.configuration.statements import REPOSITORY
+from medmt5.configuration.statements import GIN_ROOT
 from medmt5.errors import InputError
 
 _MACRO = "gin.macro"
@@ -51,7 +51,7 @@ def build(
     """
     check_configuration(selector, gin_files, bindings, search_paths, placeholders or ())
     gin.clear_config()
-    for path in (*search_paths, str(REPOSITORY)):
+    for path in (*search_paths, str(GIN_ROOT)):
         gin.add_config_file_search_path(path)
     with _quiet_gin(), _explained(gin_files):
         gin.parse_config_files_and_bindings(list(gin_files), list(bindings), finalize_config=False)

@@ -16,6 +16,9 @@ from medmt5.annotation.words import split_words
 from medmt5.errors import InputError
 from medmt5.labelling import Labelled, Labeller, Labels, Passage, labels_of_each
 
+WordOffsets = list[tuple[int, int]]
+"""Start and end of each word of a sentence, in characters of its document."""
+
 
 def label_documents(
     labeller: Labeller,
@@ -48,32 +51,41 @@ def label_documents(
         raise InputError(f"--threshold is a probability, 0 to 1, not {threshold}")
     if not 1 <= n_best <= labeller.beam_size:
         raise InputError(f"--n_best must be 1 to --beam = {labeller.beam_size}, not {n_best}; raise --beam for more")
-    labels = labels_of_each(labels, len(documents), labeller.model.tokenizer.labels)
+    of_document = labels_of_each(labels, len(documents), labeller.model.tokenizer.labels)
     for number, text in enumerate(documents):
         if surrogate := re.search(r"[\ud800-\udfff]", text):
             raise InputError(
                 f"text {number} holds a lone surrogate at character {surrogate.start()}: bytes that were not UTF-8, or "
                 "half of a UTF-16 pair; decode it rightly first"
             )
-    places: list[tuple[int, list[tuple[int, int]]]] = []  # of each sentence: its document, and where its words are
-    for number, text in enumerate(documents):
-        for start, end in split_sentences(text, lang):
-            offsets = [(start + s, start + e) for s, e in split_words(text[start:end])]
-            if offsets:
-                places.append((number, offsets))
-    sentences = [[documents[number][s:e] for s, e in offsets] for number, offsets in places]
-    found: list[list[tuple[list[tuple[int, int]], Labelled]]] = [[] for _ in documents]
-    labelled = labeller.label(sentences, [labels[number] for number, _ in places])
-    for (number, offsets), sentence in zip(places, labelled, strict=True):
-        found[number].append((offsets, sentence))
-    return [_describe(text, of_text, threshold, n_best) for text, of_text in zip(documents, found, strict=True)]
+    sentences = [split_document(text, lang) for text in documents]
+    words = [[text[s:e] for s, e in one] for text, some in zip(documents, sentences, strict=True) for one in some]
+    permitted = [names for names, some in zip(of_document, sentences, strict=True) for _ in some]
+    labelled = iter(labeller.label(words, permitted))
+    return [
+        describe_document(text, some, [next(labelled) for _ in some], threshold, n_best)
+        for text, some in zip(documents, sentences, strict=True)
+    ]
 
 
-def _describe(
-    text: str, sentences: list[tuple[list[tuple[int, int]], Labelled]], threshold: float, n_best: int
+def split_document(text: str, lang: str) -> list[WordOffsets]:
+    """Returns where the words of each sentence are; of sentences that have any.
+
+    >>> split_document("No asthma. Fever?", "en")
+    [[(0, 2), (3, 9), (9, 10)], [(11, 16), (16, 17)]]
+    """
+    sentences = split_sentences(text, lang)
+    found = [[(start + s, start + e) for s, e in split_words(text[start:end])] for start, end in sentences]
+    return [offsets for offsets in found if offsets]
+
+
+def describe_document(
+    text: str, sentences: Sequence[WordOffsets], found: Sequence[Labelled], threshold: float = 0.0, n_best: int = 1
 ) -> dict[str, Any]:
+    """Returns what `label_documents` does of a text, of its sentences as `split_document` made them."""
+    pairs = list(zip(sentences, found, strict=True))
     spans = []
-    for offsets, labelled in sentences:
+    for offsets, labelled in pairs:
         kept = [scored for scored in labelled.scored_spans if scored.probability >= threshold]
         described = _describe_spans(text, [scored.span for scored in kept], offsets)
         for scored, span in zip(kept, described, strict=True):
@@ -82,24 +94,24 @@ def _describe(
                 "local_probability": round(scored.local_probability, 6),
             }
             spans.append(span | probabilities)
-    scores = [labelled.score for _, labelled in sentences]
+    scores = [labelled.score for _, labelled in pairs]
     result = {
         "text": text,
         "spans": spans,
         "score": round(sum(scores) / len(scores), 6) if scores else None,
-        "sentences": len(sentences),
-        "windows": sum(len(labelled.passages) for _, labelled in sentences),
+        "sentences": len(pairs),
+        "windows": sum(len(labelled.passages) for _, labelled in pairs),
     }
     if n_best > 1:
         result["alternatives"] = [
             _describe_passage(text, passage, offsets, n_best)
-            for offsets, labelled in sentences
+            for offsets, labelled in pairs
             for passage in labelled.passages
         ]
     return result
 
 
-def _describe_passage(text: str, passage: Passage, offsets: list[tuple[int, int]], n_best: int) -> dict[str, Any]:
+def _describe_passage(text: str, passage: Passage, offsets: WordOffsets, n_best: int) -> dict[str, Any]:
     return {
         "start": offsets[passage.start][0],
         "end": offsets[passage.end - 1][1],
@@ -114,7 +126,7 @@ def _describe_passage(text: str, passage: Passage, offsets: list[tuple[int, int]
     }
 
 
-def _describe_spans(text: str, word_spans: list[Span], offsets: list[tuple[int, int]]) -> list[dict[str, Any]]:
+def _describe_spans(text: str, word_spans: list[Span], offsets: WordOffsets) -> list[dict[str, Any]]:
     return [
         {"start": s, "end": e, "label": label, "text": text[s:e]} for s, e, label in to_characters(word_spans, offsets)
     ]

@@ -24,7 +24,7 @@ from medmt5.tokenizer import Tokenizer
 from medmt5.tokens.copies import fetch_stores
 from medmt5.tokens.mixture import Mixture
 from medmt5.tokens.store import TokenStore, read_gold
-from medmt5.trained_model import load_trained_model
+from medmt5.trained_model import TrainedModel, load_trained_model
 
 
 def evaluate(
@@ -51,14 +51,14 @@ def evaluate(
             raise InputError(
                 f"{store.manifest['task']} has no labels to score; evaluate a mixture of sequence labelling"
             )
-        store.check_vocabulary(model.tokenizer)
+        store.check_vocabulary(_tokenizer_of(store, model))
     folder = model.checkpoint.parent / "evaluation" / model.checkpoint.name
     tasks: dict[str, tuple[list[Prediction], tuple[str, ...]]] = {}
     with progress_bar("label", sum(min(len(s), max_sentences or len(s)) for s in stores)) as advance:
         for store in stores:
             task = store.manifest["task"]
             examples = read_gold(store.directory)[:max_sentences]
-            labels = _prompt(store, model.tokenizer)
+            labels = _prompt(store, _tokenizer_of(store, model))
             predictions = _predict(labeller, examples, labels, batch_size, advance)
             write_predictions(folder / f"{task}.{split}.jsonl", predictions)
             tasks[task] = predictions, labels
@@ -117,6 +117,12 @@ def _open_stores(token_store: Path, mixture: str, split: str) -> tuple[list[Toke
     if not stores:
         raise InputError(f"no task of {mixture} has a split {split!r} in {token_store}; name another one with --split")
     return stores, without
+
+
+def _tokenizer_of(store: TokenStore, model: TrainedModel) -> Tokenizer:
+    """Returns the model's; if it has no label tokens, with those of the store, whose prompts name its labels."""
+    tokenizer = model.tokenizer
+    return tokenizer if tokenizer.labels else Tokenizer(tokenizer.model_file, store.manifest["vocabulary"]["labels"])
 
 
 def _prompt(store: TokenStore, tokenizer: Tokenizer) -> tuple[str, ...]:

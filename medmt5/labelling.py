@@ -10,13 +10,14 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medmt5.annotation.labels import check_labels
+from medmt5.annotation.labels import LABELS, check_labels
 from medmt5.annotation.spans import Span
 from medmt5.decoding.buckets import bucket_length
 from medmt5.decoding.constrained import make_label_decoder
@@ -92,6 +93,13 @@ class _Window:
         return sum(map(len, self.pieces))
 
 
+class _Tags(NamedTuple):
+    """The pieces of each label's opening and closing tag: one each where the vocabulary has label tokens."""
+
+    opening: list[list[int]]
+    closing: list[list[int]]
+
+
 class _Decoded(NamedTuple):
     """The hypotheses of a window, best first, with their scores and lengths in tokens, and calls of the model."""
 
@@ -118,6 +126,7 @@ class Labeller:
         self.model = model
         self.beam_size = beam_size
         self._batch_size = batch_size
+        self._spelled: set[str] = set()
         self._decode = make_label_decoder(model.config, model.mesh, beam_size=beam_size, scoring=scoring)
 
     def label(self, sentences: Sequence[Sequence[str]], labels: Labels) -> list[Labelled]:
@@ -125,26 +134,38 @@ class Labeller:
 
         Args:
           labels: those permitted, and named in the prompt of a model that has one: one list for all sentences, or a
-            list for each.
+            list for each. A model without label tokens spells any.
 
         Raises:
           InputError: a label that the model does not know; lists of labels that are not one a sentence.
         """
-        known = self.model.tokenizer.labels
-        of_sentence = labels_of_each(labels, len(sentences), known)
+        tokenizer = self.model.tokenizer
+        of_sentence = labels_of_each(labels, len(sentences), tokenizer.labels)
+        names = tokenizer.labels or self._spell(name for wanted in of_sentence for name in wanted)
+        tags = _Tags(*([tokenizer.tag_pieces(name, closing) for name in names] for closing in (False, True)))
         # In the order of the prompt in training.
-        permitted = [tuple(i for i, name in enumerate(known) if name in wanted) for wanted in of_sentence]
+        permitted = [tuple(i for i, name in enumerate(names) if name in wanted) for wanted in of_sentence]
         decoded: dict[int, list[tuple[_Window, _Decoded]]] = {}
-        for window, found in self._decode_windows(self._cut(sentences, permitted)):
+        for window, found in self._decode_windows(self._cut(sentences, permitted, tags), tags):
             decoded.setdefault(window.sentence, []).append((window, found))
-        return [_merge(decoded.get(i, []), known) for i in range(len(sentences))]
+        return [_merge(decoded.get(i, []), names) for i in range(len(sentences))]
 
-    def _cut(self, sentences: Sequence[Sequence[str]], permitted: Sequence[tuple[int, ...]]) -> list[_Window]:
+    def _spell(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Returns these labels and all that were asked for before, so that the same programs serve them."""
+        self._spelled.update(names)
+        return tuple(
+            sorted(self._spelled, key=lambda name: (LABELS.index(name) if name in LABELS else len(LABELS), name))
+        )
+
+    def _cut(
+        self, sentences: Sequence[Sequence[str]], permitted: Sequence[tuple[int, ...]], tags: _Tags
+    ) -> list[_Window]:
         """Cuts sentences where their pieces, the prompt and EOS would exceed the trained length."""
         tokenizer, max_inputs = self.model.tokenizer, self.model.feature_lengths["inputs"]
         windows, cut_words = [], 0
         for number, words in enumerate(sentences):
-            room = max(1, max_inputs - (len(permitted[number]) if self.model.label_prompt else 0) - 1)
+            prompt = sum(len(tags.opening[i]) for i in permitted[number]) if self.model.label_prompt else 0
+            room = max(1, max_inputs - prompt - 1)
             pieces = tokenizer.encode_words(words)
             cut_words += sum(len(ids) > room for ids in pieces)
             pieces = [ids[:room] for ids in pieces]
@@ -160,7 +181,7 @@ class Labeller:
             )
         return windows
 
-    def _decode_windows(self, windows: list[_Window]) -> Iterator[tuple[_Window, _Decoded]]:
+    def _decode_windows(self, windows: list[_Window], tags: _Tags) -> Iterator[tuple[_Window, _Decoded]]:
         """Yields them in any order, windows of like length together, the longest first.
 
         Two batches are under way at once: one is made, or read back, while the device works on the other; and of the
@@ -169,24 +190,26 @@ class Labeller:
         by_length = sorted(windows, key=lambda w: -w.num_pieces)
         batches = [by_length[at : at + self._batch_size] for at in range(0, len(by_length), self._batch_size)]
         with ThreadPoolExecutor(2) as pool:
-            for batch, decoded in zip(batches, pool.map(self._decode_batch, batches), strict=True):
+            for batch, decoded in zip(batches, pool.map(partial(self._decode_batch, tags), batches), strict=True):
                 yield from zip(batch, decoded, strict=True)
 
-    def _decode_batch(self, batch: list[_Window]) -> list[_Decoded]:
+    def _decode_batch(self, tags: _Tags, batch: list[_Window]) -> list[_Decoded]:
         """Always a full batch, and a table of all labels the model has, permitted or not: one program a length,
         whatever is left at the end and whatever is asked for.
         """
         tokenizer = self.model.tokenizer
-        opening = [tokenizer.open_id(label) for label in tokenizer.labels]
-        closing = [tokenizer.close_id(label) for label in tokenizer.labels]
+        num_labels = len(tags.opening)
         pieces = [w.pieces for w in batch] + [[]] * (self._batch_size - len(batch))
-        prompts = [[opening[i] for i in w.permitted] if self.model.label_prompt else [] for w in batch]
-        permitted = np.zeros((self._batch_size, len(opening)), bool)
+        prompts = [
+            [id for i in w.permitted for id in tags.opening[i]] if self.model.label_prompt else [] for w in batch
+        ]
+        permitted = np.zeros((self._batch_size, num_labels), bool)
         for row, window in enumerate(batch):
             permitted[row, list(window.permitted)] = True
         longest = max(w.num_pieces for w in batch)
-        tables = build_tables(pieces, opening, closing, permitted, bucket_length(longest))
-        num_steps = bucket_length(max(w.num_pieces + 2 * len(w.pieces) for w in batch) + 1)
+        tables = build_tables(pieces, tags.opening, tags.closing, permitted, bucket_length(longest))
+        of_word = max((len(opens) + len(closes) for opens, closes in zip(*tags, strict=True)), default=0)
+        num_steps = bucket_length(max(w.num_pieces + of_word * len(w.pieces) for w in batch) + 1)
         inputs = np.zeros((self._batch_size, bucket_length(longest + max(map(len, prompts)) + 1)), np.int32)
         inputs[:, 0] = tokenizer.eos_id  # of rows without a sentence
         for row, (prompt, words) in enumerate(zip(prompts, pieces, strict=False)):
@@ -198,7 +221,7 @@ class Labeller:
         for row, window in enumerate(batch):
             word_lengths = [len(ids) for ids in window.pieces]
             hypotheses = score_hypotheses(
-                best.choices[row], best.local_log_probs[row], best.sums[row], word_lengths, len(opening)
+                best.choices[row], best.local_log_probs[row], best.sums[row], word_lengths, num_labels
             )
             scores, lengths = (x[row, : len(hypotheses)].tolist() for x in (best.scores, best.lengths))
             decoded.append(_Decoded(hypotheses, scores, lengths, int(best.decoder_passes[row])))

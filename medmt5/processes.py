@@ -8,7 +8,10 @@ ends them all (`failure`).
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax._src import distributed  # the coordinator's key-value store has no public name
@@ -16,7 +19,9 @@ from jax._src import distributed  # the coordinator's key-value store has no pub
 from medmt5.errors import InputError
 from medmt5.failure import SharedFailure
 
+WAIT_SECONDS = 600  # for process 0, whose disk may be slow; if it fails, that ends all long before
 _failure: SharedFailure | None = None
+_required = 0  # calls of `require_same` so far
 
 
 def connect(
@@ -24,9 +29,9 @@ def connect(
 ) -> None:
     """Joins the other processes of this run, if there are any. Must come before anything touches a device.
 
-    With all three arguments: as they say. With none: as the TPU pod, Slurm step or Open MPI run says that the process
-    belongs to, and nothing happens outside of one. JAX gives a Slurm or Open MPI process the one GPU of its local rank,
-    so start one process a GPU there.
+    With all three arguments: as they say. With none: as the TPU pod, Slurm step, Open MPI run or indexed Job of
+    Kubernetes says that the process belongs to, and nothing happens outside of one. JAX gives a Slurm or Open MPI
+    process the one GPU of its local rank, so start one process a GPU there.
 
     Args:
       coordinator_address: "host:port" of process 0, any free port; the same for all.
@@ -60,6 +65,28 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def require_same(facts: Mapping[str, Any], what: str) -> None:
+    """Raises InputError in every process whose `facts`, as JSON keeps them, are not those of process 0; it ends all.
+
+    To be called by all processes, in the same order. Costs a message a process, and process 0 waits for nobody.
+    """
+    if jax.process_count() == 1:
+        return
+    global _required
+    _required += 1
+    key, mine = f"medmt5/required/{_required}", json.loads(json.dumps(facts))
+    store: Any = distributed.global_state.client
+    if is_first():
+        store.key_value_set(key, json.dumps(mine))
+        return
+    theirs = json.loads(store.blocking_key_value_get(key, WAIT_SECONDS * 1000))
+    if changed := sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)):
+        raise InputError(
+            f"the {what} of process {jax.process_index()} are not those of process 0: {', '.join(changed)}; start all "
+            "processes alike, with the same files"
+        )
+
+
 def end_together(error: BaseException, code: int, message: str, traceback: bool = False) -> None:
     """Prints what happened and ends every process of this run with `code`; returns at once where there is only one.
 
@@ -73,7 +100,20 @@ def _in_cluster() -> bool:
     """A step of one process (a shell on a node, a container) is no cluster: JAX would hide all GPUs but one from it."""
     slurm = "SLURM_STEP_NODELIST" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
     open_mpi = int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
-    return slurm or open_mpi or _on_tpu()
+    return slurm or open_mpi or _on_tpu() or _in_kubernetes_job()
+
+
+def _in_kubernetes_job() -> bool:
+    """JAX asks Kubernetes' API who else is in the Job."""
+    if not {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= os.environ.keys():
+        return False
+    if importlib.util.find_spec("kubernetes") is None:
+        raise InputError(
+            "this pod is one of an indexed Job of Kubernetes, and JAX finds the others through the package kubernetes, "
+            "which is not installed: pip install kubernetes, or give --coordinator_address, --process_count and "
+            "--process_index; a pod that trains alone unsets JOB_COMPLETION_INDEX"
+        )
+    return True
 
 
 def _on_tpu() -> bool:

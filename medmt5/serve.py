@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmt5 import languages
-from medmt5.annotation.labels import check_labels
 from medmt5.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ def serve(
         model does not know a label.
     """
     check_packages()
-    labels = check_labels(labels)
 
     def load() -> Model:
         from medmt5.labelling import Labeller
@@ -62,19 +60,21 @@ def check_packages() -> None:
 
 def prepare(labeller: Labeller, labels: Sequence[str]) -> Model:
     """Returns the labeller as the service needs it, with one program compiled."""
-    from medmt5.document_labelling import label_documents
+    from medmt5.document_labelling import describe_document, label_documents, split_document
     from medmt5.serving.application import Model
 
-    def label(documents: Sequence[Document]) -> list[dict[str, Any]]:
-        results: dict[int, dict[str, Any]] = {}
-        for lang in dict.fromkeys(document.lang for document in documents):
-            same = {i: document for i, document in enumerate(documents) if document.lang == lang}
-            texts, permitted = zip(*((document.text, document.labels) for document in same.values()), strict=True)
-            results |= zip(same, label_documents(labeller, texts, permitted, lang), strict=True)
-        return [results[i] for i in range(len(documents))]
+    def split(document: Document) -> list[tuple[Document, Any]]:
+        return [(document, offsets) for offsets in split_document(document.text, document.lang)]
+
+    def label(sentences: Sequence[tuple[Document, Any]]) -> list[Any]:
+        words = [[document.text[s:e] for s, e in offsets] for document, offsets in sentences]
+        return labeller.label(words, [document.labels for document, _ in sentences])
+
+    def describe(document: Document, sentences: Sequence[tuple[Document, Any]], found: Sequence[Any]) -> dict[str, Any]:
+        return describe_document(document.text, [offsets for _, offsets in sentences], found)
 
     label_documents(labeller, [languages.load("en").sample], labels)
-    return Model(label, labeller.model.step)
+    return Model(split, label, describe, labeller.model.step)
 
 
 def listen(

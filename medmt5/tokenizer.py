@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from medmt5.annotation.labels import LABELS
+from medmt5.annotation.labels import known_labels
 from medmt5.errors import InputError
 
 NUM_SENTINELS = 100
@@ -28,12 +28,12 @@ class Tokenizer:
 
     Args:
       model_file: the SentencePiece model; mT5's own or one by `train_vocabulary`.
-      labels: label i opens with id `num_pieces + 2 i` and closes with `num_pieces + 2 i + 1`.
+      labels: label i opens with id `num_pieces + 2 i` and closes with `num_pieces + 2 i + 1`; None: all there are.
     """
 
     pad_id, eos_id, unk_id = 0, 1, 2
 
-    def __init__(self, model_file: str | os.PathLike, labels: Sequence[str] = LABELS):
+    def __init__(self, model_file: str | os.PathLike, labels: Sequence[str] | None = None):
         path = Path(model_file)
         if not path.is_file():
             raise InputError(
@@ -43,7 +43,7 @@ class Tokenizer:
         data = path.read_bytes()
         self.model_file = path
         self.sha256 = hashlib.sha256(data).hexdigest()
-        self.labels = tuple(labels)
+        self.labels = known_labels() if labels is None else tuple(labels)
         try:
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=data)
         except RuntimeError as error:

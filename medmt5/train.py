@@ -35,7 +35,7 @@ import optax
 from medmt5 import partitioning, processes, storage
 from medmt5.batch import Batch
 from medmt5.checkpoints import adapters
-from medmt5.checkpoints.manager import CheckpointManager
+from medmt5.checkpoints.manager import CONFIG, CheckpointManager
 from medmt5.checkpoints.object_store import fetch_model
 from medmt5.conversion.formats import detect_format
 from medmt5.conversion.initial import load_params
@@ -55,6 +55,7 @@ from medmt5.tokens.verification import verify_stores
 from medmt5.training import step as steps
 from medmt5.training import trainable
 from medmt5.training.base import put_on_base
+from medmt5.training.data_facts import check_same_data
 from medmt5.training.device_peaks import peak_flops
 from medmt5.training.goodput import Clock, GoodputLog
 from medmt5.training.held_out import make_evaluate
@@ -129,16 +130,17 @@ class Experiment:
         return self.trained if self.model.lora.rank else None
 
 
-def train(experiment: Experiment, resolved_config: str = "") -> steps.TrainState:
+def train(experiment: Experiment, resolved_config: str | None = None) -> steps.TrainState:
     """Runs `experiment` to its last step, from where its MODEL_DIR stands, and returns the final state.
 
-    `resolved_config` is written to MODEL_DIR/config.gin. Raises InputError when another process trains in MODEL_DIR.
+    `resolved_config` is written to MODEL_DIR/config.gin, and into each checkpoint. Raises InputError when another
+    process trains in MODEL_DIR.
     """
     with open_run_folder(experiment.model_dir) as folder:
         return _train(experiment, resolved_config, folder)
 
 
-def _train(experiment: Experiment, resolved_config: str, folder: RunFolder) -> steps.TrainState:
+def _train(experiment: Experiment, resolved_config: str | None, folder: RunFolder) -> steps.TrainState:
     e = experiment
     clock = Clock()
     # 1. Everything that can be wrong is checked before anything is compiled.
@@ -157,13 +159,14 @@ def _train(experiment: Experiment, resolved_config: str, folder: RunFolder) -> s
     shapes, shardings = steps.state_shardings(e.model, optimizer, mesh, e.partitioning)
     partitioning.check_parameters_divide(shapes.params, shardings.params)
     model_dir = folder.path
-    checkpoints = CheckpointManager(e.model_dir, keep=e.checkpoints_to_keep, before_save=folder.publish)
-    data_digests = {f"{task}/{split}": s.digest for split in stores for task, s, _ in _named(mixture, stores[split])}
+    checkpoints = CheckpointManager(e.model_dir, e.checkpoints_to_keep, resolved_config, before_save=folder.publish)
+    data_facts: dict[str, Any] = _data_facts(e, mixture, stores)
+    processes.require_same(data_facts["stores"] | data_facts["batches"], "token stores and batches")
     with clock.spend("restore"):
         restored = checkpoints.restore_newest(saved(shapes), saved(shardings))
     if restored is not None:
         start_step, state, data = restored
-        _check_same_data(data["stores"], data_digests, e.model_dir)
+        check_same_data(data, data_facts, e.model_dir)
         logger.info("going on from step %d of %s", start_step, e.model_dir)
     else:
         start_step, data, state = 0, {}, steps.create_state(e.model, optimizer, e.seed, shardings)
@@ -171,7 +174,6 @@ def _train(experiment: Experiment, resolved_config: str, folder: RunFolder) -> s
             with clock.spend("restore"):
                 state = state.replace(params=_load_plain(e, tokenizer, initial, shapes.params, shardings.params))
             logger.info("parameters from %s", initial)
-    data_facts: dict[str, Any] = {"stores": data_digests}
     if e.model.lora.rank:
         assert initial is not None  # checked above
         layout: dict[str, Any] = {"lora": e.model.lora, "trained": e.trained, "shapes": shapes, "shardings": shardings}
@@ -186,8 +188,8 @@ def _train(experiment: Experiment, resolved_config: str, folder: RunFolder) -> s
     if first:
         has_prompt = {store.label_prompt for store, _ in stores["train"]} - {None} != {False}
         write_model_files(model_dir, ModelFiles(e.model, tokenizer, e.feature_lengths, has_prompt))
-        if resolved_config:
-            write_whole(model_dir / "config.gin", resolved_config.encode())
+        if resolved_config is not None:
+            write_whole(model_dir / CONFIG, resolved_config.encode())
 
     # 4. The loop. One process of all writes and shows; every process stops where it must.
     log = MetricsLog(model_dir, start_step, active=first)
@@ -340,19 +342,17 @@ def open_stores(mixture: Mixture, root: Path, split: str, tokenizer: Tokenizer) 
     return stores
 
 
-def _named(mixture: Mixture, stores: list[tuple[TokenStore, float]]) -> Iterator[tuple[str, TokenStore, float]]:
-    for store, rate in stores:
-        yield store.manifest["task"], store, rate
-
-
-def _check_same_data(saved: dict[str, str], now: dict[str, str], model_dir: str) -> None:
-    changed = sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
-    if changed:
-        raise InputError(
-            f"the token stores changed since {model_dir} was started: {', '.join(changed)}; restore them, or "
-            "start in another MODEL_DIR "
-            "with INITIAL_CHECKPOINT_PATH"
-        )
+def _data_facts(e: Experiment, mixture: Mixture, stores: dict[str, list[tuple[TokenStore, float]]]) -> dict[str, Any]:
+    """Returns `training.data_facts` of a run; nothing but what JSON keeps."""
+    digests = {f"{s.manifest['task']}/{split}": s.digest for split in stores for s, _ in stores[split]}
+    batches = {
+        "BATCH_SIZE": e.batch_size,
+        "PACK": e.pack,
+        "RANDOM_SEED": e.seed,
+        "TASK_FEATURE_LENGTHS": dict(e.feature_lengths),
+        "the rates of the mixture": dict(mixture.trained_on),
+    }
+    return {"stores": digests, "batches": batches}
 
 
 def make_batches(

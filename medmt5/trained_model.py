@@ -19,14 +19,14 @@ import jax
 from jax.sharding import Mesh
 
 from medmt5 import partitioning
-from medmt5.annotation.labels import LABELS
+from medmt5.annotation.labels import known_labels
 from medmt5.checkpoints.digests import tree_digests
 from medmt5.checkpoints.manager import checkpoint_step
 from medmt5.checkpoints.object_store import fetch_model
 from medmt5.conversion.formats import OURS, detect_format, open_source
 from medmt5.conversion.initial import load_params, place
 from medmt5.conversion.parameters import by_name
-from medmt5.conversion.vocabulary_fit import fit_rows, make_tokenizer
+from medmt5.conversion.vocabulary_fit import fit_rows, has_label_tokens, make_tokenizer
 from medmt5.model.mt5 import MT5Config, init_params
 from medmt5.model_files import read_model_files
 from medmt5.partitioning import Partitioning
@@ -87,11 +87,15 @@ def load_trained_model(checkpoint: str | Path, vocabulary: Path | None = None) -
 
 
 def _load_foreign(folder: Path, vocabulary: Path | None, rules: Partitioning, mesh: Mesh) -> TrainedModel:
-    """With the rows and ids that `medmt5 convert` gives it; the vocabulary's folder goes with the process."""
+    """With the rows and ids that `medmt5 convert` gives it, but no tokens for labels where it knows none: such a model
+    writes tags in pieces. The vocabulary's folder goes with the process.
+    """
     source = open_source(folder)
     place_of_vocabulary = Path(tempfile.mkdtemp(prefix="medmt5-"))
     atexit.register(shutil.rmtree, place_of_vocabulary, ignore_errors=True)
-    tokenizer = make_tokenizer(source, vocabulary, place_of_vocabulary / "vocabulary.model", LABELS)
+    tokenizer = make_tokenizer(source, vocabulary, place_of_vocabulary / "vocabulary.model", known_labels())
+    if not has_label_tokens(source, tokenizer):
+        tokenizer = Tokenizer(tokenizer.model_file, labels=())
     weights = fit_rows(source, tokenizer)
     rows = weights.tensors()["token_embedder/embedding"].shape[0]
     config = dataclasses.replace(source.config, vocab_size=rows)

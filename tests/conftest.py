@@ -2,20 +2,26 @@
 stores on this machine.
 """
 
+import atexit
 import itertools
 import logging
 import os
+import shutil
 import tempfile
 import threading
 from collections import deque
 from pathlib import Path
 
-# Before anything imports jax. Programs compiled once serve all tests and the processes they start; pytest's workers
-# inherit both from the process that starts them.
+# Before anything imports jax. Programs compiled once serve all tests of this session and the processes they start;
+# pytest's workers inherit all of it from the process that starts them. Most programs are small, run a few times, and
+# take longer to compile than to run: LLVM optimises none but those of tests that ask for it (`optimized`).
 if "PYTEST_XDIST_WORKER" not in os.environ:
+    programs = tempfile.mkdtemp(prefix="medmt5-tests-")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="medmt5-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     os.environ["EPATH_USE_TF"] = "false"  # JAX asks etils for a path before any of ours could say so
 
 import hypothesis
@@ -26,6 +32,13 @@ from medmt5.tokenizer import Tokenizer, train_vocabulary
 # The machine may be busy: a test never asserts a time.
 hypothesis.settings.register_profile("medmt5", deadline=None)
 hypothesis.settings.load_profile("medmt5")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no worker begins one when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
 
 SYLLABLES = (
     "car",
@@ -142,7 +155,7 @@ def tiny_model(tokenizer):
         vocab_size=tokenizer.size, emb_dim=16, num_heads=2, num_encoder_layers=1, num_decoder_layers=1, head_dim=8,
         mlp_dim=16, attention="plain",
     )  # fmt: skip
-    boxed = init_params(config, jax.random.key(0))
+    boxed = jax.jit(lambda key: init_params(config, key))(jax.random.key(0))
     params = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda x: hasattr(x, "names"))
     mesh = Partitioning(num_devices=1).make_mesh()
     return TrainedModel(config, params, tokenizer, {"inputs": 16, "targets": 16}, True, mesh, Path("tiny"), 0)

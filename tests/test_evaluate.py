@@ -11,6 +11,7 @@ from medmt5.annotation.tagged_text import encode_input, encode_target
 from medmt5.errors import InputError
 from medmt5.evaluation.results import read_predictions
 from medmt5.labelling import Labelled, ScoredSpan
+from medmt5.tokenizer import Tokenizer
 from medmt5.tokens.mixture import Mixture
 from medmt5.tokens.store import StoreWriter
 
@@ -87,3 +88,10 @@ def test_a_task_without_any_store_is_an_error_not_left_out(stores, tmp_path):
     Mixture("more", (("set.es", 1.0), ("set.it", 1.0))).write(stores)
     with pytest.raises(InputError, match=r"no token store at .*set\.it"):
         evaluate.evaluate(tmp_path / "run", "more", stores)
+
+
+def test_a_model_without_label_tokens_is_asked_for_the_labels_of_the_store(stores, tmp_path, monkeypatch, tokenizer):
+    plain = Tokenizer(tokenizer.model_file, labels=())
+    model = SimpleNamespace(tokenizer=plain, checkpoint=tmp_path / "run/checkpoint_7", step=7)
+    monkeypatch.setattr(evaluate, "load_trained_model", lambda path: model)
+    assert evaluate.evaluate(tmp_path / "run", "set.fr", stores)["all"]["f1"] == 1.0

@@ -8,9 +8,13 @@ import threading
 import numpy as np
 import pytest
 
+from medmt5.annotation.spans import Span
+from medmt5.annotation.tagged_text import encode_input, encode_target
+from medmt5.decoding.label_automaton import advance, candidates, start
 from medmt5.decoding.windows import cut_windows, merge_spans
 from medmt5.errors import InputError
 from medmt5.labelling import Labeller
+from medmt5.tokenizer import Tokenizer
 
 # All alike in padded lengths, and the windows of LONG too: each length is a program to compile.
 SHORT = [["nephritis"], ["ne", "cardi", "os"], [], ["car", "</s>"], ["mateo", "os"]]
@@ -121,6 +125,73 @@ def test_two_batches_are_under_way_at_once(labeller, monkeypatch):
 
     monkeypatch.setattr(labeller, "_decode", decode_together)
     assert len(labeller.label([["car"]] * 8, ["Disease", "Drug"])) == 8
+
+
+@pytest.fixture(scope="module")
+def spelling(tiny_model):
+    """A labeller of the same model with a vocabulary that has no label tokens."""
+    tokenizer = Tokenizer(tiny_model.tokenizer.model_file, labels=())
+    model = dataclasses.replace(tiny_model, tokenizer=tokenizer, feature_lengths={"inputs": 48, "targets": 16})
+    return Labeller(model, beam_size=3, scoring="local", batch_size=4)
+
+
+def test_a_vocabulary_without_label_tokens_spells_the_tags_as_in_training(spelling, monkeypatch):
+    seen = []
+    monkeypatch.setattr(spelling, "_decode", lambda _, inputs, tables, __: seen.append((np.asarray(inputs), tables)))
+    words = ["nephritis", "<", "<Disease>"]
+    with pytest.raises(AttributeError):  # there is no result to fetch
+        spelling.label([words], ["Drug", "Disease"])
+    tokenizer = spelling.model.tokenizer
+    ((inputs, tables),) = seen
+    expected = encode_input(words, ["Drug", "Disease"], tokenizer)
+    assert inputs[0, : len(expected) + 1].tolist() == [*expected, 0]
+    # The choices of each target's spans write the target.
+    for spans in ([], [Span(0, 2, "Disease")], [Span(1, 2, "Drug"), Span(2, 3, "Disease")]):
+        state, written = start(tables), []
+        target = encode_target(words, spans, tokenizer)
+        for choice in choices_of(words, spans, tokenizer):
+            ids, allowed = candidates(tables, state)
+            assert allowed[0, 0, choice]
+            written.append(int(ids[0, 0, choice]))
+            state = advance(tables, state, np.full((4, 1), choice))
+        assert written == target
+        assert bool(state.done[0, 0])
+
+
+def choices_of(words, spans, tokenizer):
+    """The names in the order of LABELS are Disease and Drug, whose tags have only `▁<` in common."""
+    opens = [tokenizer.tag_pieces(label, closing=False) for label in ("Disease", "Drug")]
+    shared = sum(a == b for a, b in zip(*opens, strict=False))
+    assert opens[0][:shared] == opens[1][:shared]
+    choices = []
+    for number, pieces in enumerate([*tokenizer.encode_words(words), []]):
+        for _, end, label in spans:
+            choices += [1] * len(tokenizer.tag_pieces(label, closing=True)) if end == number else []
+        for begin, _, label in spans:
+            if begin == number:
+                which = ("Disease", "Drug").index(label)
+                choices += [2] * shared + [2 + which] * (len(opens[which]) - shared)
+        choices += [0] * len(pieces)
+    return [*choices, 1]
+
+
+def test_a_vocabulary_without_label_tokens_takes_any_label(spelling, tiny_model):
+    labels = [["Fracture"], ["Disease", "side-effect"], [], ["Drug"], ["Disease"]]
+    together = spelling.label(SHORT, labels)
+    assert sum(len(labelled.spans) for labelled in together) > 0
+    turned = spelling.label([*reversed(SHORT)], [*reversed(labels)])
+    for words, permitted, labelled, other in zip(SHORT, labels, together, reversed(turned), strict=True):
+        alike(labelled, other)
+        assert {span.label for span in labelled.spans} <= set(permitted)
+        ends = [0, *itertools.chain(*((span.start, span.end) for span in labelled.spans)), len(words)]
+        assert ends == sorted(ends)
+    (long,) = spelling.label([LONG], ["Disease"])
+    room = 48 - len(spelling.model.tokenizer.tag_pieces("Disease", closing=False)) - 1
+    windows = cut_windows([len(ids) for ids in spelling.model.tokenizer.encode_words(LONG)], room)
+    assert [(passage.start, passage.end) for passage in long.passages] == windows
+    assert len(windows) > 1
+    with pytest.raises(InputError, match="letters, digits, _ and -, not '<b>'"):
+        spelling.label([["a"]], ["<b>"])
 
 
 @pytest.mark.parametrize(

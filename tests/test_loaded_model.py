@@ -1,5 +1,9 @@
 """The Python door gives what the model gives, text by text, and a model saved in any format is the same model."""
 
+import dataclasses
+import json
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ import medmt5
 from medmt5.errors import InputError
 from medmt5.loaded_model import LoadedModel
 from medmt5.model import mt5
+from medmt5.tokenizer import Tokenizer
 
 TEXTS = ["The patient has nephritis and fever.", "", "Febbre </s> alta"]
 
@@ -29,14 +34,20 @@ def test_hidden_states_of_a_text_do_not_depend_on_its_batch(model):
         np.testing.assert_allclose(states, apply(model.trained.params, tokens)[0], rtol=1e-4, atol=1e-5)
 
 
+@partial(jax.jit, static_argnums=0)
+def teacher_force(config, params, batch):
+    return mt5.MT5(config).apply({"params": params}, batch)
+
+
 def log_probs(model, source, outputs):
-    """[tokens, vocab] of what comes next, by teacher forcing."""
-    batch = {
-        "encoder_input_tokens": np.array([source], np.int32),
-        "decoder_input_tokens": np.array([[0, *outputs]], np.int32),
-    }
-    hidden = mt5.MT5(model.trained.config).apply({"params": model.trained.params}, batch)
-    logits = np.asarray(hidden[0], np.float64) @ np.asarray(mt5.output_kernel(model.trained.params), np.float64)
+    """[tokens, vocab] of what comes next, by teacher forcing; padded, so that one program serves all."""
+    batch = {name: np.zeros((1, 64), np.int32) for name in ("encoder_input_tokens", "decoder_input_tokens")}
+    batch["encoder_input_tokens"][0, : len(source)] = source
+    batch["decoder_input_tokens"][0, 1 : len(outputs) + 1] = outputs
+    hidden = teacher_force(model.trained.config, model.trained.params, batch)
+    logits = np.asarray(hidden[0, : len(outputs) + 1], np.float64) @ np.asarray(
+        mt5.output_kernel(model.trained.params), np.float64
+    )
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
@@ -77,6 +88,24 @@ def test_a_saved_model_is_the_same_model(model, tmp_path, format):
         model.save(tmp_path / "saved", format)
     with pytest.raises(InputError, match="not 'onnx'"):
         model.save(tmp_path / "other", "onnx")
+
+
+def test_a_folder_of_hugging_face_without_label_tokens_labels_as_it_is(model, tmp_path):
+    """An mT5 that was fine-tuned elsewhere and writes tags in pieces; ours has tokens for the same labels."""
+    plain = Tokenizer(model.trained.tokenizer.model_file, labels=())
+    written = LoadedModel(dataclasses.replace(model.trained, tokenizer=plain), batch_size=2)
+    written.save(tmp_path / "plain", "huggingface")
+    assert json.loads((tmp_path / "plain/added_tokens.json").read_text()) == {}
+    model.save(tmp_path / "tokens", "huggingface")
+    loaded, with_tokens = (medmt5.load(tmp_path / name, batch_size=2) for name in ("plain", "tokens"))
+    assert loaded.trained.tokenizer.labels == ()
+    assert with_tokens.trained.tokenizer.labels == model.trained.tokenizer.labels
+    (document,) = loaded.label(["Febbre < 38, nephritis."], ["Disease", "Fracture"], beam_size=2, scoring="local")
+    assert document["spans"]
+    for span in document["spans"]:
+        assert document["text"][span["start"] : span["end"]] == span["text"]
+        assert span["label"] in ("Disease", "Fracture")
+    assert document == written.label([document["text"]], ["Disease", "Fracture"], beam_size=2, scoring="local")[0]
 
 
 def test_labels_are_those_of_the_function(model):

@@ -82,7 +82,13 @@ def test_documents_of_any_labels_and_language_are_labelled_together(labeller):
     kinds = [(LABELS, "en"), (("Drug",), "es"), (("Drug",), "en")]
     text = "carditis, nephritis. Dra. Mateo"
     documents = [Document(text, *kind) for kind in kinds]
-    results = serve.prepare(labeller, LABELS).label(documents)
+    model = serve.prepare(labeller, LABELS)
+    sentences = list(map(model.split, documents))
+    found = iter(model.label([sentence for of_one in sentences for sentence in of_one]))
+    results = [
+        model.describe(document, of_one, [next(found) for _ in of_one])
+        for document, of_one in zip(documents, sentences, strict=True)
+    ]
     for kind, result in zip(kinds, results, strict=True):
         [alone] = label_documents(labeller, [text], *kind)
         assert [(s["start"], s["end"], s["label"]) for s in result["spans"]] == [
@@ -115,7 +121,7 @@ def test_at_sigterm_the_requests_under_way_are_answered():
 
     threading.Thread(target=stop).start()
     client = Client(port, {"text": "under way"}, end=False)
-    listen(lambda: Model(label, 7), port)
+    listen(lambda: Model(lambda document: [document], label, lambda document, sentences, found: found[0], 7), port)
     client.join()
     assert client.answers == [{"documents": [{"text": "under way", "spans": []}]}]
 

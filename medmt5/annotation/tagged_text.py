@@ -1,7 +1,8 @@
 """Sequence labelling as text to text: `asthma and fever` with its spans becomes `<Disease>asthma</Disease>and fever`.
 
 Models see ids, never the text form: each word is tokenised by itself and tags are single ids of their own, so that a
-word that looks like a tag stays a word and what a model writes is read back without guessing. `parse_target` is written
+word that looks like a tag stays a word and what a model writes is read back without guessing. (In a vocabulary without
+label tokens tags are pieces like any other, the same as in decoding.) `parse_target` is written
 apart from the decoder's automaton (medmt5/decoding), from the same rules, so that each checks the other.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from medmt5.annotation.labels import LABELS, check_labels
+from medmt5.annotation.labels import check_labels, known_labels
 from medmt5.annotation.spans import Span, spans_to_tags
 
 
@@ -20,8 +21,7 @@ class LabelTokenizer(Protocol):
     eos_id: int
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]: ...
-    def open_id(self, label: str) -> int: ...
-    def close_id(self, label: str) -> int: ...
+    def tag_pieces(self, label: str, closing: bool) -> list[int]: ...
 
 
 def render(words: Sequence[str], spans: Iterable[Span]) -> str:
@@ -39,10 +39,10 @@ def render(words: Sequence[str], spans: Iterable[Span]) -> str:
 
 
 def encode_input(words: Sequence[str], labels: Iterable[str], tokenizer: LabelTokenizer) -> list[int]:
-    """Returns ids of the label prompt (opening tags of the permitted labels, as LABELS orders them), words and EOS."""
-    prompt = sorted(set(check_labels(labels)), key=LABELS.index)
-    pieces = tokenizer.encode_words(words)
-    return [*map(tokenizer.open_id, prompt), *(piece for word in pieces for piece in word), tokenizer.eos_id]
+    """Returns ids of the label prompt (opening tags of the labels, in the order of `known_labels`), words and EOS."""
+    prompt = sorted(set(check_labels(labels)), key=known_labels().index)
+    tags = [tokenizer.tag_pieces(label, closing=False) for label in prompt]
+    return [*(piece for pieces in [*tags, *tokenizer.encode_words(words)] for piece in pieces), tokenizer.eos_id]
 
 
 def encode_target(words: Sequence[str], spans: Iterable[Span], tokenizer: LabelTokenizer) -> list[int]:
@@ -50,13 +50,13 @@ def encode_target(words: Sequence[str], spans: Iterable[Span], tokenizer: LabelT
     tags = _tags_before_words(spans, len(words))
     ids = []
     for position, pieces in enumerate([*tokenizer.encode_words(words), [tokenizer.eos_id]]):
-        ids += [tokenizer.close_id(label) if closes else tokenizer.open_id(label) for label, closes in tags[position]]
+        ids += [piece for label, closes in tags[position] for piece in tokenizer.tag_pieces(label, closes)]
         ids += pieces
     return ids
 
 
 def parse_target(ids: Sequence[int], pieces_per_word: Sequence[Sequence[int]], tokenizer: LabelTokenizer) -> list[Span]:
-    """Returns the word spans of a target; the inverse of `encode_target`.
+    """Returns the word spans of a target; the inverse of `encode_target`, where tags are single ids.
 
     Args:
       ids: the target, up to and with EOS.
@@ -67,8 +67,8 @@ def parse_target(ids: Sequence[int], pieces_per_word: Sequence[Sequence[int]], t
         only between
         words, a span holds at least one word, nothing nests, EOS comes last.
     """
-    opens = {tokenizer.open_id(label): label for label in LABELS}
-    closes = {tokenizer.close_id(label): label for label in LABELS}
+    labels = known_labels()
+    opens, closes = ({tokenizer.tag_pieces(label, kind)[0]: label for label in labels} for kind in (False, True))
     spans: list[Span] = []
     word, opened = 0, None  # opened: (first word, label) of the open span
     position = 0

@@ -3,6 +3,7 @@
     MODEL_DIR/checkpoint_<step>/state/     TrainState: step, params, opt_state
     MODEL_DIR/checkpoint_<step>/data/      JSON: what the data needs to go on (the token stores' digests, the next step)
     MODEL_DIR/checkpoint_<step>/digests/   JSON: path -> digest of `state`, and "data" -> digest of `data`
+    MODEL_DIR/checkpoint_<step>/config/    config.gin: the resolved configuration of the run that saved it
     MODEL_DIR/checkpoint_<step>.damaged/   a checkpoint that did not match its digests; nothing reads or deletes it
 
 On object stores a mark is put last, where on a disk the whole folder is renamed (`object_store`).
@@ -22,7 +23,6 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,16 +30,18 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 
 from medmt5 import storage
 from medmt5.checkpoints import adapters, object_store
 from medmt5.checkpoints.digests import tree_digests
+from medmt5.checkpoints.orbax_reports import quiet_orbax, silence_stragglers
+from medmt5.checkpoints.text_item import Text
 from medmt5.errors import InputError
 from medmt5.failure import SaveError
 
 PREFIX = "checkpoint"
+CONFIG = "config.gin"
 CHUNK_BYTES = 1 << 25  # of an array, at most: what is read in parts need not be decoded whole (`conversion`)
 logger = logging.getLogger(__name__)
 
@@ -52,14 +54,22 @@ class CheckpointManager:
     Args:
       directory: MODEL_DIR, on a disk or an object store; made if missing.
       keep: newest checkpoints to keep; None = all.
+      config: text of config.gin, which is saved with each checkpoint; None: without one.
       before_save: called before each save begins, for what must be in MODEL_DIR when the checkpoint is.
     """
 
-    def __init__(self, directory: str | Path, keep: int | None = None, before_save: Callable[[], None] = lambda: None):
+    def __init__(
+        self,
+        directory: str | Path,
+        keep: int | None = None,
+        config: str | None = None,
+        before_save: Callable[[], None] = lambda: None,
+    ):
         self.directory = object_store.open_directory(directory)
+        self._config = {} if config is None else {"config": Text(CONFIG, config)}
         self._before_save, self._keep = before_save, keep
         self._on_store = storage.is_url(directory)
-        _silence_stragglers()
+        silence_stragglers()
         if jax.process_index() == 0:
             object_store.remove_unfinished(directory)
         options = ocp.CheckpointManagerOptions(
@@ -95,6 +105,7 @@ class CheckpointManager:
                     ),
                     data=ocp.args.JsonSave(data),
                     digests=ocp.args.JsonSave({**tree_digests(state), "data": data_digest(data)}),
+                    **self._config,
                 ),
             )
 
@@ -306,7 +317,7 @@ def _read_data(checkpoint: Path) -> dict[str, Any]:
 @contextmanager
 def _readable(checkpoint: Path) -> Iterator[None]:
     """Turns whatever Orbax, TensorStore or JSON raise on damage into one message."""
-    with _quiet_orbax():
+    with quiet_orbax():
         try:
             yield
         except InputError:
@@ -347,38 +358,6 @@ def data_digest(data: dict[str, Any]) -> int:
 def _all_agree(mine: bool) -> bool:
     """Returns whether every process says True; waits for all of them."""
     return mine if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.array(mine))))
-
-
-@cache
-def _silence_stragglers() -> None:
-    """When one array of a checkpoint cannot be read or written, Orbax raises its error and ends its event loop. Of each
-    array that is still under way then, Python prints a traceback, after the message that says what happened and what to
-    do: that its loop is closed, or that nobody asked for its own error. These two reports are dropped.
-    """
-    print_others = sys.unraisablehook
-
-    def report(unraisable: sys.UnraisableHookArgs) -> None:
-        error = unraisable.exc_value
-        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-            print_others(unraisable)
-
-    sys.unraisablehook = report
-    logging.getLogger("asyncio").addFilter(_was_asked_for)
-
-
-def _was_asked_for(record: logging.LogRecord) -> bool:
-    return "exception was never retrieved" not in record.getMessage()  # of a Task, a Future, a gathering of them
-
-
-@contextmanager
-def _quiet_orbax() -> Iterator[None]:
-    """Orbax warns about a metadata file that only a CheckpointManager of several items would look for."""
-    level = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    try:
-        yield
-    finally:
-        absl_logging.set_verbosity(level)
 
 
 def _abstract(shapes: Any, shardings: Any) -> Any:

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from medmt5.configuration.statements import REPOSITORY
+from medmt5.configuration.statements import GIN_ROOT
 
 _MACRO = re.compile(r"([A-Z][A-Z0-9_]*) = (?!@)(.+?)(?:\s+# (.*))?")
 FOLDERS = ("run", "model", "mesh")
 
 
-def recipes(root: Path = REPOSITORY) -> dict[str, str]:
+def recipes(root: Path = GIN_ROOT) -> dict[str, str]:
     """Returns path -> first line of the header, of the files in gin/recipe."""
     return {
         str(path.relative_to(root)): path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
@@ -20,7 +20,7 @@ def recipes(root: Path = REPOSITORY) -> dict[str, str]:
     }
 
 
-def macros(root: Path = REPOSITORY) -> dict[str, tuple[dict[str, str], list[str]]]:
+def macros(root: Path = GIN_ROOT) -> dict[str, tuple[dict[str, str], list[str]]]:
     """Returns name -> ({file: default, a gin value}, different comments) of the macros that a run can set."""
     found: dict[str, tuple[dict[str, str], list[str]]] = {}
     for folder in FOLDERS:
@@ -36,7 +36,7 @@ def macros(root: Path = REPOSITORY) -> dict[str, tuple[dict[str, str], list[str]
     return found
 
 
-def describe_configuration(root: Path = REPOSITORY) -> str:
+def describe_configuration(root: Path = GIN_ROOT) -> str:
     """Returns the part of `medmt5 train --help` about gin files."""
     lines = ["recipes, for --gin_file (looked for in the current folder, --gin_search_paths and beside medmt5):"]
     lines += _table([(path, header) for path, header in recipes(root).items()])

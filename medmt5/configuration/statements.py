@@ -16,7 +16,9 @@ from typing import Any
 from gin import config_parser
 from medmt5.errors import InputError
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+PACKAGE = Path(__file__).resolve().parent.parent
+# Where gin/ is: beside the package in the repository, inside it where pip has copied it (setup.py).
+GIN_ROOT = PACKAGE if (PACKAGE / "gin").is_dir() else PACKAGE.parent
 BRACKETS_AND_QUOTES = tuple("{[('\"")
 
 
@@ -84,7 +86,7 @@ def read_statements(
     """
     if not gin_files:
         raise InputError("no configuration; give --gin_file=FILE, e.g. --gin_file=gin/recipe/tiny_pretrain.gin")
-    roots = [*search_paths, str(REPOSITORY)]
+    roots = [*search_paths, str(GIN_ROOT)]
     statements: list[Statement] = []
     for name in gin_files:
         statements += _read_file(name, roots, "", ())

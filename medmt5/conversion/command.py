@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medmt5.annotation.labels import LABELS
+from medmt5.annotation.labels import known_labels
 from medmt5.conversion.adapters import MergedWeights
 from medmt5.conversion.checkpoint import write_checkpoint
 from medmt5.conversion.formats import FORMATS, OURS, T5X, Source, open_source
@@ -58,7 +58,7 @@ def convert(
     opened = open_source(source)
     if format == opened.format == OURS and not isinstance(opened.weights, MergedWeights):
         raise InputError(f"{opened.path} is a checkpoint of medmt5 already; copy the folder")
-    labels = read_model_files(opened.path).tokenizer.labels if opened.format == OURS else LABELS
+    labels = read_model_files(opened.path).tokenizer.labels if opened.format == OURS else known_labels()
     write_source(opened, target, format, labels, dtype=dtype, vocabulary=vocabulary, scanned=scanned, licence=licence)
 
 

@@ -13,7 +13,7 @@ from medmt5.checkpoints.manager import restore_params
 from medmt5.conversion.checkpoint import CheckpointWeights
 from medmt5.conversion.formats import OURS, detect_format, open_source
 from medmt5.conversion.parameters import as_tree, by_name, check_parameters
-from medmt5.conversion.vocabulary_fit import check_same_pieces, check_size, fit_rows
+from medmt5.conversion.vocabulary_fit import check_same_pieces, check_size, fit_rows, labels_of, same_places
 from medmt5.conversion.weights import Weights
 from medmt5.model.mt5 import MT5Config
 from medmt5.model_files import read_model_files
@@ -36,7 +36,7 @@ def load_params(path: Path, config: MT5Config, tokenizer: Tokenizer, shapes: Any
       InputError: damaged, another model's shape, another vocabulary.
     """
     kind, folder = detect_format(path)
-    if kind == OURS and _rows(folder) == config.vocab_size:
+    if kind == OURS and _rows(folder) == config.vocab_size and same_places(labels_of(folder), tokenizer.labels):
         beside = folder.parent / "vocabulary.model"  # a checkpoint that was moved has none
         if beside.is_file():
             check_same_pieces(folder, beside, tokenizer)

@@ -110,9 +110,10 @@ def _table(scores: Mapping[str, Any]) -> str:
 
 def _labels(tokenizer: Tokenizer) -> str:
     names: Sequence[str] = tokenizer.labels
+    tags = f"are tokens of their own: {', '.join(f'`<{n}>`' for n in names)}" if names else "are ordinary pieces"
     return (
         "For sequence labelling the input is the opening tags of the labels to look for, then the words; the output is "
-        f"the words with tags around spans. The tags are tokens of their own: {', '.join(f'`<{n}>`' for n in names)}. "
+        f"the words with tags around spans. The tags {tags}. "
         "`medmt5 label` decodes so that every output is the input, word for word.\n"
     )
 

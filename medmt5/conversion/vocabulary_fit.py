@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from medmt5.conversion.formats import HUGGING_FACE, Source
+from medmt5.conversion.formats import HUGGING_FACE, OURS, Source
 from medmt5.conversion.views import RowsOf
 from medmt5.conversion.vocabulary_files import added_label_rows, read_vocabulary
 from medmt5.conversion.weights import Weights
 from medmt5.errors import InputError
+from medmt5.model_files import read_model_files
 from medmt5.tokenizer import Tokenizer
 
 SPARE_ROWS = 1024  # a vocabulary that leaves more rows than this unused is another model's
@@ -19,8 +21,9 @@ ROW_MULTIPLE = 128
 def fit_rows(source: Source, tokenizer: Tokenizer, num_rows: int | None = None) -> Weights:
     """Returns the source's weights with a row for each id of `tokenizer`.
 
-    Rows stay where they are (mT5 has 12 spare ones, which the first label tokens get), with two exceptions: where a
-    Hugging Face folder has label tokens, they move to our ids, and rows that are not there are the mean of the pieces'.
+    Rows stay where they are (mT5 has 12 spare ones, which the first label tokens get), but those of label tokens go
+    where `tokenizer` has the label: from a Hugging Face folder that has such tokens, and from a model of ours whose
+    list of labels has another order. Rows that are not there are the mean of the pieces'.
 
     Args:
       num_rows: of the result; None = the source's own, or if the tokenizer needs more, the next multiple of 128.
@@ -38,7 +41,30 @@ def fit_rows(source: Source, tokenizer: Tokenizer, num_rows: int | None = None) 
         labels = added_label_rows(source.path, tokenizer)
         if max(labels, default=-1) >= 0:
             rows[pieces : tokenizer.size] = labels
+    elif source.format == OURS and not same_places(theirs := labels_of(source.path), tokenizer.labels):
+        places = {label: pieces + 2 * i for i, label in enumerate(theirs)}
+        firsts = [places.get(label, -1) for label in tokenizer.labels]
+        rows[pieces : tokenizer.size] = [first + (first >= 0) * k for first in firsts for k in (0, 1)]
     return source.weights if rows == list(range(there)) else RowsOf(source.weights, rows, pieces)
+
+
+def labels_of(checkpoint: Path) -> tuple[str, ...]:
+    """Returns the labels that a checkpoint of ours was trained with; () for one that was moved away from model.json."""
+    with contextlib.suppress(InputError):
+        return read_model_files(checkpoint).tokenizer.labels
+    return ()
+
+
+def same_places(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Returns whether every label of the shorter list has the same place in the longer one."""
+    return all(a == b for a, b in zip(one, other, strict=False))
+
+
+def has_label_tokens(source: Source, tokenizer: Tokenizer) -> bool:
+    """Returns whether the source can have tokens for the labels of `tokenizer`: a folder of Hugging Face's names those
+    that it adds, other formats do not tell.
+    """
+    return source.format != HUGGING_FACE or max(added_label_rows(source.path, tokenizer), default=-1) >= 0
 
 
 def check_same_pieces(path: Path, vocabulary: Path, tokenizer: Tokenizer) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from medmt5.datasets.declarations import DATASETS, VARIANTS
+from medmt5.datasets.own_mixtures import own_mixtures
 from medmt5.errors import InputError
 from medmt5.languages import codes
 
@@ -20,13 +21,13 @@ MIXTURES = (
     *(f"zero_shot.{name}" for name in ("e3c", "abstrct", "diann")),
     *(f"leave_out.{lang}" for lang in ("en", "es", "fr", "it")),
 )
-"""Those that are not made for each data set; `medmt5.mixtures` defines them."""
+"""The package's that are not made for each data set; `medmt5.mixtures` defines them."""
 
 
 def names() -> set[str]:
     """Returns every name that `medmt5 tokens --mixture` takes."""
     of_sets = {f"{d.name}.{end}" for d in (*DATASETS, *VARIANTS) for end in (*d.languages, "all")}
-    return {*MIXTURES, *of_sets, *(f"medical_corpus.{end}" for end in (*codes(), "all"))}
+    return {*MIXTURES, *own_mixtures(), *of_sets, *(f"medical_corpus.{end}" for end in (*codes(), "all"))}
 
 
 def check_name(name: str, known: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from medmt5.decoding.beam import descending, rank
-from medmt5.decoding.label_automaton import PAD_ID, State, start
+from medmt5.decoding.label_automaton import PAD_ID, LabelTables, State, start
 
 NOWHERE = -1  # a node that is not there
 
@@ -63,7 +63,7 @@ class Beams(NamedTuple):
     node:    int32    the last token fed, or NOWHERE
     fed:     int32    tokens fed, the decoder's start included
     copied:  int32    pieces copied at the node
-    tag:     int32    written after the node, before any piece: a tag or the decoder's start; NOWHERE if none
+    tag:     int32    written after the node, before any piece: a tag, a piece of it, the decoder's start; or NOWHERE
     visible: [batch, beam, slots] bool  the node and its ancestors
     sums:    float32
     lengths: int32    tokens written, EOS included
@@ -93,18 +93,18 @@ class Record(NamedTuple):
     local: jax.Array
 
 
-def first_beams(batch: int, beam_size: int) -> Beams:
+def first_beams(tables: LabelTables, beam_size: int) -> Beams:
     """One live hypothesis a sentence, which waits for the decoder's start: padding."""
-    live = jnp.broadcast_to(jnp.arange(beam_size) == 0, (batch, beam_size))
-    state = start(batch, beam_size)
-    nothing = jnp.zeros((batch, beam_size), jnp.int32)
+    state = start(tables, beam_size)
+    live = jnp.broadcast_to(jnp.arange(beam_size) == 0, state.done.shape)
+    nothing = jnp.zeros(live.shape, jnp.int32)
     return Beams(
         state=dataclasses.replace(state, done=~live),
         node=nothing + NOWHERE,
         fed=nothing,
         copied=nothing,
         tag=nothing + PAD_ID,
-        visible=jnp.zeros((batch, beam_size, 0), bool),
+        visible=jnp.zeros((*live.shape, 0), bool),
         sums=jnp.where(live, 0.0, -jnp.inf),
         lengths=nothing,
     )

@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from medmt5.decoding.label_automaton import COPY, END, OPEN
+
+
+class Tags(NamedTuple):
+    """The tags that the choices of one output write, in order; where in the choices, [tags] each, whole or not.
+
+    begin: the first choice of an opening tag; opened: its last, which names the label; closed: the last of a closing
+    tag, and at the end EOS.
+    """
+
+    begin: np.ndarray
+    opened: np.ndarray
+    closed: np.ndarray
+
+
+def find_tags(choices: np.ndarray) -> Tags:
+    """A run of like choices is a tag, whatever pieces it has; EOS, the last choice, belongs to none."""
+    kinds = np.minimum(choices[choices >= 0], OPEN)
+    changes = kinds[1:] != kinds[:-1]
+    changes[-1:] = True
+    first, last = np.append(True, changes)[: len(kinds)], np.append(changes, True)[: len(kinds)]
+    opens, ends = kinds == OPEN, kinds == END
+    return Tags(np.flatnonzero(first & opens), np.flatnonzero(last & opens), np.flatnonzero(last & ends))
 
 
 def choices_to_spans(choices: np.ndarray, word_lengths: Sequence[int], num_labels: int) -> list[tuple[int, int, int]]:
@@ -15,7 +38,10 @@ def choices_to_spans(choices: np.ndarray, word_lengths: Sequence[int], num_label
     >>> choices_to_spans(np.array([0, 3, 0, 0, 1, 1, -1]), word_lengths=[1, 2], num_labels=2)
     [(1, 2, 1)]
 
-    (The tokens were: piece, <label 1>, piece, piece, </label 1>, EOS.)
+    (The tokens were: piece, <label 1>, piece, piece, </label 1>, EOS.) Tags of two pieces give the same:
+
+    >>> choices_to_spans(np.array([0, 2, 3, 0, 0, 1, 1, 1, -1]), word_lengths=[1, 2], num_labels=2)
+    [(1, 2, 1)]
 
     Args:
       choices: [num_steps] int32 of `search.LabelHypotheses`, -1 = padding.
@@ -27,7 +53,7 @@ def choices_to_spans(choices: np.ndarray, word_lengths: Sequence[int], num_label
     """
     choices = np.asarray(choices)
     copied = np.cumsum(choices == COPY)
-    ends, opens = np.flatnonzero(choices == END), np.flatnonzero(choices >= OPEN)
+    _, opens, ends = find_tags(choices)
     num_pieces = sum(word_lengths)
     if len(ends) != len(opens) + 1 or copied[ends[-1]] != num_pieces:
         raise ValueError(

@@ -1,10 +1,10 @@
 """Greedy and beam search over the outputs the label automaton permits, token by token, without a model pass a token.
 
 A hypothesis is a node of the `token_tree` (the last token that went through the decoder) and what was written since: at
-most one tag, then pieces of the sentence, for a tag is only chosen where the node was reached. A pass feeds the tokens
-that the search waits for, and after them the pieces that follow if nothing is tagged: as long as a hypothesis copies,
-its next scores are there. The search then steps on in each sentence until one of its hypotheses needs a score that is
-not there; sentences do not wait for each other.
+most one tag (or a piece of one that has several), then pieces of the sentence, for a tag is only chosen where the node
+was reached. A pass feeds the tokens that the search waits for, and after them the pieces that follow if nothing is
+tagged: as long as a hypothesis copies, its next scores are there. The search then steps on in each sentence until one
+of its hypotheses needs a score that is not there; sentences do not wait for each other.
 
 What a candidate costs is `label_scores`' business.
 
@@ -14,6 +14,7 @@ a search with a pass a token: finished and open hypotheses compete at every step
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any, get_args
 
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from medmt5.decoding.beam import descending, of_parents, rank
-from medmt5.decoding.label_automaton import COPY, OPEN, PAD_ID, LabelTables, State, advance, candidates
+from medmt5.decoding.label_automaton import COPY, OPEN, PAD_ID, LabelTables, advance, candidates
 from medmt5.decoding.label_beams import (
     NOWHERE,
     Beams,
@@ -34,6 +35,7 @@ from medmt5.decoding.label_beams import (
     read_back,
 )
 from medmt5.decoding.label_scores import Scoring, make_score
+from medmt5.decoding.readings import is_decision
 from medmt5.decoding.token_tree import ExtendFn
 
 FIRST_SLOTS = 96  # of a memory: where it holds few nodes, attention goes over few
@@ -79,10 +81,7 @@ def search_labels(
     def blocked(beams: Beams) -> jax.Array:
         """Which hypotheses cannot go on: [batch, beam] bool."""
         needs = undone(beams) & (beams.waiting > 0)
-        if scoring == "local":
-            _, allowed = candidates(tables, beams.state)
-            needs &= jnp.sum(allowed, axis=-1) > 1
-        return needs
+        return needs & is_decision(tables, beams.state) if scoring == "local" else needs
 
     def feed(tree: Tree, beams: Beams) -> tuple[Tree, Beams]:
         """One pass: of each hypothesis a chain, the tag and pieces that it waits for and pieces that may follow."""
@@ -98,6 +97,8 @@ def search_labels(
         )
         needed = jnp.where(is_blocked, tagged + target - beams.copied, 0)
         longest = tagged + jnp.asarray(tables.num_pieces)[:, None] - beams.copied
+        if state.written is not None:  # behind a piece of a begun tag comes no word
+            longest = jnp.where(state.written != 0, tagged, longest)
         ahead = jnp.take_along_axis(tree.copy, beams.node.clip(0), axis=1)
         hungry = open_ & (is_blocked | (beams.waiting > 0) | (ahead == NOWHERE))
         share = width // jnp.maximum(jnp.sum(hungry, axis=1, keepdims=True), 1)
@@ -119,7 +120,7 @@ def search_labels(
         copied = of_owner(beams.copied) + index + 1 - of_owner(tagged)
         piece = jnp.take_along_axis(jnp.asarray(tables.source), (copied - 1).clip(0, num_columns - 1), axis=1)
         tokens = jnp.where(real, jnp.where(is_tag, of_owner(beams.tag), piece), PAD_ID)
-        nodes = State(position=copied, label=of_owner(state.label), has_word=~is_tag, done=jnp.zeros_like(real))
+        nodes = dataclasses.replace(jax.tree.map(of_owner, state), position=copied, done=jnp.zeros_like(real))
         slot = tree.used + place
         same = (owner[:, :, None] == owner[:, None, :]) & (place[:, None] >= place[None, :])
         visible = jnp.take_along_axis(beams.visible, owner[:, :, None], axis=1)
@@ -168,8 +169,8 @@ def search_labels(
         token, new_sums, local = (jnp.take_along_axis(x.reshape(batch, -1), best, axis=1) for x in (ids, sums, local))
         before = of_parents(beams._replace(lengths=lengths), parent)
         was_done = before.state.done
-        after = advance(before.state, choice)
-        after = State(after.position, after.label, after.has_word, after.done | jnp.isneginf(new_sums))
+        after = advance(tables, before.state, choice)
+        after = dataclasses.replace(after, done=after.done | jnp.isneginf(new_sums))
         # Along the chain of copies, if it is there.
         ahead = jnp.take_along_axis(tree.copy, before.node.clip(0), axis=1)
         arrives = (
@@ -217,7 +218,7 @@ def search_labels(
         return jnp.any(undone(beams))
 
     most = beam_size * (num_steps + 1) + width
-    beams = first_beams(batch, beam_size)
+    beams = first_beams(tables, beam_size)
     record = Record(
         parent=jnp.broadcast_to(jnp.arange(beam_size), (batch, num_steps, beam_size)),
         token=jnp.full((batch, num_steps, beam_size), PAD_ID, jnp.int32),

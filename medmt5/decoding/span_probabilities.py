@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medmt5.decoding.label_automaton import END, OPEN
-from medmt5.decoding.label_spans import choices_to_spans
+from medmt5.decoding.label_spans import choices_to_spans, find_tags
 
 
 class ScoredSpan(NamedTuple):
@@ -86,8 +85,8 @@ def score_hypotheses(
 
 def _local_probabilities(choices: np.ndarray, local_log_probs: np.ndarray) -> list[float]:
     """Returns one a span. What is forced between its tags has log-probability 0, so that all can be added up."""
-    opens, ends = np.flatnonzero(choices >= OPEN), np.flatnonzero(choices == END)
+    begin, _, ends = find_tags(np.asarray(choices))
     log_probs = np.asarray(local_log_probs, np.float64)
     return [
-        float(np.exp(log_probs[start : stop + 1].sum())) for start, stop in zip(opens, ends[: len(opens)], strict=True)
+        float(np.exp(log_probs[start : stop + 1].sum())) for start, stop in zip(begin, ends[: len(begin)], strict=True)
     ]

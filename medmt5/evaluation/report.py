@@ -15,7 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from medmt5.annotation.labels import LABELS
+from medmt5.annotation.labels import known_labels
 from medmt5.annotation.spans import Span
 from medmt5.errors import InputError
 from medmt5.evaluation import tables
@@ -104,7 +104,7 @@ def write_report(output: Path, runs: Sequence[tuple[str, Path]], title: str) -> 
         seeds_rows=seeds_rows(list(seeds.values())),
         examples=_choose_examples(scored),
         signs=SIGNS,
-        hues={label: HUES[i % len(HUES)] for i, label in enumerate(LABELS)},
+        hues={label: HUES[i % len(HUES)] for i, label in enumerate(known_labels())},
         ALL=tables.ALL,
         UNDEFINED=tables.UNDEFINED,
     )

@@ -20,7 +20,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from medmt5 import languages
-from medmt5.annotation.sentences import split_sentences
 from medmt5.evaluation.marked_text import HUES
 from medmt5.serving.batching import Batcher
 from medmt5.serving.guard import Guard
@@ -36,9 +35,18 @@ RETRY_SECONDS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What the service needs of a model: documents -> what `medmt5 label` writes of each, and its checkpoint's step."""
+    """What the service needs of a model; sentences, and what is found in them, are whatever it makes of them.
 
-    label: Callable[[Sequence[Document]], Sequence[dict[str, Any]]]
+    Attributes:
+      split: a document -> its sentences.
+      label: sentences of any documents -> what is found in each; the one thing that takes time.
+      describe: a document, its sentences, what was found in them -> what `medmt5 label` writes of the document.
+      step: of the checkpoint.
+    """
+
+    split: Callable[[Document], Sequence[Any]]
+    label: Callable[[Sequence[Any]], Sequence[Any]]
+    describe: Callable[[Document, Sequence[Any], Sequence[Any]], dict[str, Any]]
     step: int
 
 
@@ -65,7 +73,7 @@ class Service:
         self._limits, self._batch_size = limits, batch_size
         self._requests = 0
         self._model: Model | None = None
-        self._batcher: Batcher[Document, dict[str, Any]] | None = None
+        self._batcher: Batcher[Any, Any] | None = None
 
     @contextlib.asynccontextmanager
     async def run(self, app: Starlette) -> AsyncIterator[None]:
@@ -83,18 +91,22 @@ class Service:
         except Exception as error:
             self._failed(error)
             return
-        self._batcher = Batcher(self._model.label, thread, size=_count_sentences, batch_size=self._batch_size)
+        self._batcher = Batcher(self._model.label, thread, batch_size=self._batch_size)
         await self._batcher.run()
 
     async def label(self, request: Request) -> Response:
-        if self._batcher is None:
+        if self._batcher is None or self._model is None:
             raise _busy("The model is still being loaded.")
         if self._requests >= self._limits.max_requests:
             raise _busy("Too many requests are waiting.")
         self._requests += 1
         try:
             documents = parse_documents(await self._read(request), self._labels, self._limits.max_documents)
-            return JSONResponse({"documents": await self._wait(request, self._batcher.label(documents))})
+            sentences = [self._model.split(document) for document in documents]
+            every = [sentence for of_one in sentences for sentence in of_one]
+            found = iter(await self._wait(request, self._batcher.label(every)))
+            of_each = [[next(found) for _ in of_one] for of_one in sentences]
+            return JSONResponse({"documents": list(map(self._model.describe, documents, sentences, of_each))})
         finally:
             self._requests -= 1
 
@@ -119,7 +131,7 @@ class Service:
             raise Refused(408, message, {"Connection": "close"}) from None
         return bytes(body)
 
-    async def _wait(self, request: Request, labelling) -> list[dict[str, Any]]:
+    async def _wait(self, request: Request, labelling) -> list[Any]:
         """Waits for the results, no longer than the limit, and no longer than the client does."""
         work, gone = asyncio.ensure_future(labelling), asyncio.ensure_future(_disconnect(request))
         try:
@@ -191,10 +203,6 @@ async def _asset(request: Request) -> Response:
 async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _count_sentences(document: Document) -> int:
-    return max(1, len(split_sentences(document.text, document.lang)))
 
 
 def _busy(message: str) -> Refused:

@@ -44,20 +44,11 @@ class Batcher(Generic[Item, Result]):
 
     Args:
       label: items -> their results, in order; called in `thread`, one call at a time.
-      size: of an item.
-      batch_size: what the sizes of a batch add up to at most; a greater item is a batch by itself.
+      batch_size: items of a batch, at most.
     """
 
-    def __init__(
-        self,
-        label: Callable[[list[Item]], Sequence[Result]],
-        thread: Executor,
-        *,
-        size: Callable[[Item], int],
-        batch_size: int,
-    ):
-        self._label, self._thread = label, thread
-        self._size, self._batch_size = size, batch_size
+    def __init__(self, label: Callable[[list[Item]], Sequence[Result]], thread: Executor, *, batch_size: int):
+        self._label, self._thread, self._batch_size = label, thread, batch_size
         self._turns: deque[_Job[Item, Result]] = deque()
         self._arrived = asyncio.Event()
 
@@ -91,15 +82,10 @@ class Batcher(Generic[Item, Result]):
     def _take(self) -> list[tuple[_Job[Item, Result], int]]:
         """Returns the next batch as (request, index of its item)."""
         batch: list[tuple[_Job[Item, Result], int]] = []
-        room = self._batch_size
-        while self._turns:
+        while self._turns and len(batch) < self._batch_size:
             job = self._turns.popleft()
             if job.done.done():  # given up, or failed
                 continue
-            room -= self._size(job.items[job.taken])
-            if batch and room < 0:
-                self._turns.appendleft(job)
-                break
             batch.append((job, job.taken))
             job.taken += 1
             if job.taken < len(job.items):

@@ -59,7 +59,7 @@ def describe_service(labels: Sequence[str], codes: Sequence[str], limits: Limits
                 "step": {"type": "integer", "minimum": 0, "description": "Of the checkpoint."},
                 "labels": {"type": "array", "items": label},
                 "requests": {"type": "integer", "minimum": 0, "description": "Being read, waiting or labelled."},
-                "waiting": {"type": "integer", "minimum": 0, "description": "Documents in no batch yet."},
+                "waiting": {"type": "integer", "minimum": 0, "description": "Sentences in no batch yet."},
             }
         ),
         "Loading": _object({"status": {"const": "loading"}}),

@@ -17,7 +17,7 @@ class Limits:
     """What the service takes on.
 
     Attributes:
-      max_bytes: of the body of a request. A document is labelled in one go, while all others wait.
+      max_bytes: of the body of a request.
       max_documents: of a request.
       max_requests: being read, waiting or labelled at once; the next one is told to come back.
       timeout_seconds: from the whole body to the answer.

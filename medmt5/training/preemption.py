@@ -4,6 +4,9 @@
     a first SIGINT (Ctrl-C)                           the same: exit 130
     any second one                                    nothing more is saved: exit 75
 
+Of several processes, JAX's coordination service listens for SIGTERM and makes all stop at one step; a process that
+gets SIGINT sends itself SIGTERM. So either signal to any of them saves all.
+
 A second signal must work while the main thread waits in compiled code (a long step, a compilation, a save), where
 Python runs no signal handler. So the interpreter's C handler writes signal numbers to a pipe, and a thread reads them.
 """
@@ -44,18 +47,18 @@ class Preemption:
     def __init__(self) -> None:
         self.signal: int = signal.SIGTERM
         self._noted = False
-        # Of several processes, JAX's coordination service listens for SIGTERM and tells all of them the same step.
-        self._signals = SIGNALS if jax.process_count() == 1 else ()
+        self._alone = jax.process_count() == 1
+        self._signals = SIGNALS if self._alone else (signal.SIGINT,)
 
     def requested(self, step: int) -> bool:
         """Returns whether to save before `step` and stop; the same answer in every process. To be asked once a step."""
-        if jax.process_count() > 1:
+        if not self._alone:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._noted
 
     def __enter__(self) -> Preemption:
         self._previous: dict[int, object] = {}
-        if self._signals and threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread():
             self._reader, self._writer = os.pipe()
             os.set_blocking(self._writer, False)
             threading.Thread(target=self._listen, args=(self._reader,), name="signals", daemon=True).start()
@@ -80,6 +83,8 @@ class Preemption:
                     _say(f"{name} again: leaving at once, without saving. The last finished checkpoint stays good.")
                     os._exit(EXIT_UNSAVED)
                 self.signal, self._noted = number, True
+                if not self._alone:
+                    os.kill(os.getpid(), signal.SIGTERM)
                 _say(f"{name}: finishing the step and saving; once more leaves at once, without saving.")
         os.close(reader)
 

@@ -16,15 +16,12 @@ class ToyTokenizer:
     def encode_words(self, words):
         return [[2 + ord(character) % 5 for character in word] for word in words]
 
-    def open_id(self, label):
-        return 10 + 2 * LABELS.index(label)
-
-    def close_id(self, label):
-        return 11 + 2 * LABELS.index(label)
+    def tag_pieces(self, label, closing):
+        return [10 + 2 * LABELS.index(label) + closing]
 
 
 TOKENIZER = ToyTokenizer()
-EOS, OPEN, CLOSE = 1, TOKENIZER.open_id("Disease"), TOKENIZER.close_id("Disease")
+EOS, (OPEN,), (CLOSE,) = 1, TOKENIZER.tag_pieces("Disease", False), TOKENIZER.tag_pieces("Disease", True)
 WORDS = st.lists(st.text(st.sampled_from("abc"), min_size=1, max_size=4), max_size=8)
 
 
@@ -102,7 +99,8 @@ def test_what_is_no_target_is_refused_with_the_position(ids, message):
 
 def test_the_prompt_holds_each_permitted_label_once_in_the_order_of_labels():
     ids = encode_input(["a"], ["Drug", "Dis", "Drug", "Disease"], TOKENIZER)
-    assert ids == [*map(TOKENIZER.open_id, ["Dis", "Disease", "Drug"]), 2 + ord("a") % 5, EOS]
+    prompt = [TOKENIZER.tag_pieces(label, False)[0] for label in ("Dis", "Disease", "Drug")]
+    assert ids == [*prompt, 2 + ord("a") % 5, EOS]
 
 
 def test_an_unknown_label_in_the_prompt_is_refused():

@@ -1,6 +1,7 @@
 """What is restored is what was saved, bit for bit, or an error: damage never passes."""
 
 import asyncio
+import functools
 import gc
 import logging
 import os
@@ -30,8 +31,8 @@ CONFIG = mt5.MT5Config(
 )
 
 
-def make_state(rules=None, seed=1, config=CONFIG):
-    rules = rules or Partitioning(num_devices=1)
+@functools.cache
+def make_state(rules=Partitioning(num_devices=1), seed=1, config=CONFIG):  # noqa: B008
     optimizer = optimizers.adafactor(schedules.constant(0.01))
     shapes, shardings = steps.state_shardings(config, optimizer, rules.make_mesh(), rules)
     return steps.create_state(config, optimizer, seed, shardings), shapes, shardings

@@ -47,6 +47,12 @@ def random_weights():
 
 
 @pytest.fixture(scope="session")
+def in_memory():
+    """name -> array made `Weights`."""
+    return Arrays
+
+
+@pytest.fixture(scope="session")
 def same_bits():
     return assert_same_bits
 

@@ -100,6 +100,26 @@ def test_rows_are_added_and_labels_move_to_our_ids(exported, weights, tmp_path):
         convert(folder, tmp_path / "again", "medmt5")
 
 
+@pytest.mark.parametrize("rows", [640, 656])
+def test_rows_of_labels_follow_their_names_where_the_lists_have_another_order(rows, model_dir, weights, tokenizer):
+    """A user's own labels: the model was trained without one that now stands before another."""
+    files = read_model_files(model_dir)
+    config = dataclasses.replace(files.config, vocab_size=rows)
+    shuffled = Tokenizer(tokenizer.model_file, ["Exame", *reversed(tokenizer.labels)])
+    table = by_name(load_params(model_dir, config, shuffled, *shardings_of(config, Partitioning())))[EMBEDDING]
+    before, pieces = weights[EMBEDDING], tokenizer.num_pieces
+    for label in tokenizer.labels:
+        np.testing.assert_array_equal(table[shuffled.open_id(label)], before[tokenizer.open_id(label)])
+        np.testing.assert_array_equal(table[shuffled.close_id(label)], before[tokenizer.close_id(label)])
+    np.testing.assert_array_equal(table[:pieces], before[:pieces])
+    mean = before[:pieces].mean(0, dtype=np.float64)
+    np.testing.assert_allclose(table[shuffled.open_id("Exame")], mean, rtol=1e-6, atol=1e-6)
+    # More labels at the end of the list change no row that is there.
+    longer = Tokenizer(tokenizer.model_file, [*tokenizer.labels, "Exame"])
+    same = by_name(load_params(model_dir, files.config, longer, *shardings_of(files.config, Partitioning())))
+    np.testing.assert_array_equal(same[EMBEDDING], before)
+
+
 def read_model_files_of(exported):
     return Tokenizer(exported / "spiece.model")
 

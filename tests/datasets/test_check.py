@@ -166,7 +166,6 @@ def test_the_list_tells_what_is_there_and_how_to_get_the_rest(tmp_path, write_in
 ABSENT = {"bc5cdr_chemical", "bc5cdr_disease", "sample_diseases", "sample_treatments"}
 
 
-@pytest.mark.slow
 def test_real_data_sets_have_the_published_counts_or_explain_each_difference(real_data, tmp_path, capsys):
     file = tmp_path / "report.json"
     assert run_check([], real_data, file) == 0, capsys.readouterr().out

@@ -49,11 +49,10 @@ SENTENCES = [
 ]
 LONG_SENTENCES = [
     ([[3], [20, 4], [5], [0], [6, 7], [21]], (0, 1)),
-    ([[8, 9], [1], [10], [11, 12, 13], [22], [14]], (0,)),
-    ([[15], [16, 2], [17], [18, 19], [23]], (0, 1)),
-    ([[5], [6], [5, 6], [6]], (0, 1)),
+    ([[8, 9], [1], [10], [11, 12, 13], [22], [23]], (0,)),
 ]
-MODELS, LONG_MODELS = 1000, 4
+MODELS = 1000
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimized")]
 
 
 class Outputs(NamedTuple):
@@ -206,7 +205,7 @@ def make_trial(sentences, models, enumerate_outputs, seed) -> Trial:
     params = random_params(models, seed)
     parts = [
         score_outputs(jax.tree.map(lambda leaf: leaf[part], params), inputs[of_part], outputs, of_part)  # noqa: B023
-        for part in np.split(np.arange(models), 4)  # a quarter of the logits in memory
+        for part in np.array_split(np.arange(models), min(models, 4))  # a quarter of the logits in memory
         for of_part in [sentences_of[part]]
     ]
     reference = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
@@ -215,13 +214,14 @@ def make_trial(sentences, models, enumerate_outputs, seed) -> Trial:
 
 
 @pytest.fixture(scope="module")
-def trial(permitted_outputs):
+def trial(optimized, permitted_outputs):
     return make_trial(SENTENCES, MODELS, permitted_outputs, seed=0)
 
 
 @pytest.fixture(scope="module")
-def long_trial(permitted_outputs):
-    return make_trial(LONG_SENTENCES, LONG_MODELS, permitted_outputs, seed=1)
+def long_trial(optimized, permitted_outputs):
+    """One model: a beam of thousands is slow."""
+    return make_trial(LONG_SENTENCES, 1, permitted_outputs, seed=1)
 
 
 def make_decoder(beam_size, scoring, normalize_length):
@@ -303,7 +303,7 @@ def test_a_beam_as_wide_as_the_outputs_ranks_all_of_them_as_teacher_forcing(tria
 
 @pytest.mark.parametrize("scoring", ["full", "local"])
 def test_six_words_have_thousands_of_outputs_and_the_best_is_found(long_trial, scoring):
-    assert long_trial.outputs.counts.tolist() == [2131, 233, 571, 153]
+    assert long_trial.outputs.counts.tolist() == [2131, 233]
     decode = make_decoder(2131, scoring, normalize_length=False)
     check_ranking(decode_all(decode, long_trial), long_trial, scoring, normalize_length=False)
 

@@ -182,6 +182,7 @@ TABLES = label_automaton.build_tables(
     6,
 )
 NUM_STEPS = label_automaton.max_steps(TABLES)
+run_all = partial(run, SEEDS.reshape(-1), TABLES, num_steps=NUM_STEPS)
 
 
 @dataclasses.dataclass
@@ -245,14 +246,7 @@ def found_by_model(found):
 def test_a_beam_as_wide_as_the_outputs_ranks_all_of_them_as_brute_force(references, normalize_length):
     scoring, made = references
     assert max(len(reference.outputs) for reference in made) == MOST_OUTPUTS
-    found = run(
-        SEEDS.reshape(-1),
-        TABLES,
-        beam_size=MOST_OUTPUTS,
-        num_steps=NUM_STEPS,
-        scoring=scoring,
-        normalize_length=normalize_length,
-    )
+    found = run_all(beam_size=MOST_OUTPUTS, scoring=scoring, normalize_length=normalize_length)
     for sentence, model, scores in found_by_model(found):
         reference = made[sentence]
         expected = {
@@ -287,14 +281,7 @@ def reference_beam(reference, model, beam_size, normalize_length):
 @pytest.mark.parametrize(("beam_size", "normalize_length"), [(1, True), (3, True), (3, False)])
 def test_greedy_and_narrow_beams_equal_a_plain_python_search(references, beam_size, normalize_length):
     scoring, made = references
-    found = run(
-        SEEDS.reshape(-1),
-        TABLES,
-        beam_size=beam_size,
-        num_steps=NUM_STEPS,
-        scoring=scoring,
-        normalize_length=normalize_length,
-    )
+    found = run_all(beam_size=beam_size, scoring=scoring, normalize_length=normalize_length)
     for sentence, model, scores in found_by_model(found):
         expected = reference_beam(made[sentence], model, beam_size, normalize_length)
         assert list(scores) == list(expected)
@@ -303,7 +290,7 @@ def test_greedy_and_narrow_beams_equal_a_plain_python_search(references, beam_si
 
 def test_greedy_takes_the_likeliest_candidate_of_every_step(references):
     scoring, made = references
-    found = run(SEEDS.reshape(-1), TABLES, beam_size=1, num_steps=NUM_STEPS, scoring=scoring, normalize_length=True)
+    found = run_all(beam_size=1, scoring=scoring, normalize_length=True)
     for sentence, model, scores in found_by_model(found):
         log_probs, choices = made[sentence].log_probs, ()
         while choices in log_probs:
@@ -312,6 +299,7 @@ def test_greedy_takes_the_likeliest_candidate_of_every_step(references):
         assert list(scores) == [choices]
 
 
+@pytest.mark.parametrize("references", ["full"], indirect=True)
 def test_the_toy_model_notices_nodes_that_are_not_its_own(references, monkeypatch):
     scoring, made = references
     monkeypatch.setattr(search, "FIRST_SLOTS", 24)
@@ -327,12 +315,12 @@ def test_the_toy_model_notices_nodes_that_are_not_its_own(references, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("beam_size", "width", "first_slots"), [(1, 1, 96), (1, 3, 8), (3, 3, 8), (3, 7, 24), (3, 20, 32)]
+    ("scoring", "beam_size", "width", "first_slots"),
+    [("full", 1, 1, 96), ("local", 1, 3, 8), ("full", 3, 3, 8), ("marginal", 3, 7, 24), ("local", 3, 20, 32)],
 )
 def test_what_a_pass_holds_and_when_the_memory_is_tidied_changes_no_answer(
-    references, monkeypatch, beam_size, width, first_slots
+    monkeypatch, scoring, beam_size, width, first_slots
 ):
-    scoring, _ = references
     arguments = {"beam_size": beam_size, "num_steps": NUM_STEPS, "scoring": scoring, "normalize_length": True}
     expected = run(SEEDS.reshape(-1), TABLES, **arguments)
     monkeypatch.setattr(search, "FIRST_SLOTS", first_slots)
@@ -396,15 +384,8 @@ def test_a_sentence_is_labelled_alike_in_any_batch_and_padding():
 
 def test_misuse_is_refused_with_the_numbers():
     tables = label_automaton.build_tables([[[2]], [[3]]], OPEN_IDS, CLOSE_IDS, [True, True], 2)
+    run_both = partial(run, np.array([1, 2], np.uint32), tables, num_steps=5, normalize_length=True)
     with pytest.raises(ValueError, match="at least 1, not -1"):
-        run(
-            np.array([1, 2], np.uint32),
-            tables,
-            beam_size=4,
-            num_steps=5,
-            scoring="full",
-            normalize_length=True,
-            width=-1,
-        )
+        run_both(beam_size=4, scoring="full", width=-1)
     with pytest.raises(ValueError, match="full, local, marginal, not 'global'"):
-        run(np.array([1, 2], np.uint32), tables, beam_size=1, num_steps=5, scoring="global", normalize_length=True)
+        run_both(beam_size=1, scoring="global")

@@ -1,7 +1,5 @@
 """Search over a device mesh: the same answers, and no memory leaves its device."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,31 +17,21 @@ SENTENCES = [[[i + j] * j for j in range(1, i % 4 + 1)] for i in range(BATCH)]
 TABLES = label_automaton.build_tables(SENTENCES, [28, 30], [29, 31], [True, True], 9)
 
 
-class Memory(NamedTuple):
-    written: jax.Array  # [batch, slots, features]
-
-    def keep(self, order):
-        return Memory(jnp.take_along_axis(self.written, order[..., None], axis=1))
-
-    def grow(self, slots):
-        return Memory(jnp.pad(self.written, ((0, 0), (0, slots - self.written.shape[1]), (0, 0))))
-
-
 def extend(memory, used, tokens, positions, visible):
     """Attends to what it sees."""
     x = jnp.asarray(EMBEDDING)[tokens] + jnp.sin(positions)[..., None]
-    written = jax.lax.dynamic_update_slice_in_dim(memory.written, x, used, axis=1)
-    scores = jnp.where(visible, jnp.einsum("bqf,bsf->bqs", x, written), -1e9)
-    return jnp.tanh(jnp.einsum("bqs,bsf->bqf", jax.nn.softmax(scores), written)), Memory(written)
+    memory = memory.write(used, x)
+    scores = jnp.where(visible, jnp.einsum("bqf,bsf->bqs", x, memory.written), -1e9)
+    return jnp.tanh(jnp.einsum("bqs,bsf->bqf", jax.nn.softmax(scores), memory.written)), memory
 
 
 @pytest.mark.parametrize(("scoring", "data"), [("full", 8), ("local", 4)])
-def test_sharding_over_a_mesh_changes_no_answer_and_gathers_no_memory(scoring, data):
+def test_sharding_over_a_mesh_changes_no_answer_and_gathers_no_memory(memory, scoring, data):
     @jax.jit
     def decode(empty, kernel, tables):
         return search.search_labels(
             extend,
-            Memory(empty),
+            memory(empty),
             kernel,
             tables,
             beam_size=BEAM,

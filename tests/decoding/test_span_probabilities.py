@@ -2,7 +2,6 @@
 
 import math
 from collections import defaultdict
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,31 +35,21 @@ def logits_of(state):
     return np.tanh(state[0]) @ KERNEL.astype(np.float64)
 
 
-class Memory(NamedTuple):
-    written: jax.Array  # [batch, slots, features]
-
-    def keep(self, order):
-        return Memory(jnp.take_along_axis(self.written, order[..., None], axis=1))
-
-    def grow(self, slots):
-        return Memory(jnp.pad(self.written, ((0, 0), (0, slots - self.written.shape[1]), (0, 0))))
-
-
 def extend(memory, used, tokens, positions, visible):
     """The same net over a tree of tokens."""
     new = jnp.asarray(EMBEDDING)[tokens] * jnp.cos(positions[..., None] * SCALES)
-    written = jax.lax.dynamic_update_slice_in_dim(memory.written, new, used, axis=1)
-    total = jnp.einsum("bns,bsf->bnf", visible.astype(jnp.float32), written, precision="highest")
-    return jnp.tanh(total), Memory(written)
+    memory = memory.write(used, new)
+    total = jnp.einsum("bns,bsf->bnf", visible.astype(jnp.float32), memory.written, precision="highest")
+    return jnp.tanh(total), memory
 
 
 @pytest.fixture(scope="module")
-def found():
+def found(memory):
     """All outputs of all sentences, as the search finds them."""
     tables = label_automaton.build_tables(SENTENCES, OPEN_IDS, CLOSE_IDS, PERMITTED, 4)
     decode = jax.jit(
         lambda empty: search.search_labels(
-            extend, Memory(empty), jnp.asarray(KERNEL), tables,
+            extend, memory(empty), jnp.asarray(KERNEL), tables,
             beam_size=BEAM, num_steps=11, scoring="full", normalize_length=True, tokens_per_pass=8,
         )
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/adding_a_language.md"
 FILE = re.compile(r"^`(?P<path>[^`\n]+)`:\n\n```\w*\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
+# All commands in one process, where a shell would start one for each.
+PROGRAM = """
+import json, os, sys
+from medmt5.cli import main
+for name, *arguments in json.load(sys.stdin):
+    if name == "export":
+        os.environ.update(argument.split("=", 1) for argument in arguments)
+    elif name != "medmt5" or main(arguments):
+        sys.exit(f"failed: {name} {arguments}")
+"""
 COMMANDS = re.compile(r"^```sh\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -24,16 +35,13 @@ def followed(tmp_path_factory):
         path = folder / match["path"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(match["content"], encoding="utf-8")
-    medmt5 = folder / "bin/medmt5"
-    medmt5.parent.mkdir()
-    medmt5.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m medmt5.cli "$@"\n', encoding="utf-8")
-    medmt5.chmod(0o755)
+    lines = "".join(match["content"] for match in COMMANDS.finditer(page)).replace("\\\n", " ").splitlines()
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MEDMT5_") and k != "XLA_FLAGS"}
-    environment = clean | {"PATH": f"{medmt5.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    script = "set -e\n" + "".join(match["content"] for match in COMMANDS.finditer(page))
     run = subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", PROGRAM],
+        cwd=folder, env=clean | {"PYTHONPATH": str(ROOT)}, input=json.dumps([shlex.split(line) for line in lines]),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
     return folder, run.stdout
 
@@ -61,8 +69,8 @@ def test_the_labelled_set_is_a_store_with_its_own_labels(followed):
     folder, _ = followed
     gold = (folder / "tokens/notas.pt/train/gold.jsonl").read_text(encoding="utf-8").splitlines()
     labels = {label for line in gold for _, _, label in json.loads(line)["spans"]}
-    assert len(gold) == 4
-    assert labels == {"Disease", "Drug"}
+    assert len(gold) == 5
+    assert labels == {"Disease", "Drug", "Exame"}
 
 
 @pytest.mark.slow
@@ -71,5 +79,7 @@ def test_a_model_is_trained_scored_and_labels(followed):
     scores = json.loads((folder / "finetuned/evaluation/checkpoint_6/scores.json").read_text(encoding="utf-8"))
     assert scores["languages"].keys() == {"pt"}
     assert scores["tasks"]["notas.pt"]["gold"] == 2
+    model = json.loads((folder / "finetuned/model.json").read_text(encoding="utf-8"))
+    assert model["vocabulary"]["labels"][-1] == "Exame"
     labelled = json.loads(printed.strip().splitlines()[-1])
     assert labelled["text"] == "A Dra. Silva viu o doente. Tem asma."

@@ -167,22 +167,36 @@ def test_what_costs_money_needs_yes(clouds, name):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "message"),
     [
-        ["local.sh", "only_one"],
-        ["local.sh", "--processes", "none", *RUN],
-        ["slurm.sh", "--nodes", "2", *RUN],
-        ["gke.sh", "start", *GKE, *RUN],
-        ["tpu.sh", "fly", *TPU],
-        ["tpu.sh", "run", "--name", "a", *RUN],
-        ["tpu.sh", "create", *TPU, "--yes"],
-        ["tpu.sh"],
+        (["local.sh", "only_one"], "RECIPE and MODEL_DIR are missing"),
+        (["local.sh", "--processes", "none", *RUN], "--processes must be a number from 1 on, not none"),
+        (["local.sh", "--process", "2", *RUN], "there is no option --process"),
+        (["local.sh", "--gin.X=3", *RUN], "--gin.X=3 must come after RECIPE and MODEL_DIR"),
+        (["slurm.sh", "--nodes", "2", *RUN], "--gpus is missing"),
+        (["gke.sh", "start", *GKE, *RUN], "--type is missing"),
+        (["gke.sh", "start", *GKE, *START, *RUN, "--yes"], "options of this script come before them, also --yes"),
+        (["tpu.sh", "fly", *TPU], "there is no fly: run, create, prepare, start, follow or delete"),
+        (["tpu.sh", "run", "--name", "a", *RUN], "--zone is missing"),
+        (["tpu.sh", "create", *TPU, "--yes"], "--type is missing"),
+        (["tpu.sh", "start", *TPU, RUN[0]], "RECIPE and MODEL_DIR are missing"),
+        (["tpu.sh"], "run, create, prepare, start, follow or delete?"),
     ],
 )
-def test_a_wrong_call_is_told_how_to_call(clouds, arguments):
+def test_a_wrong_call_is_told_what_is_wrong_and_how_to_call(clouds, arguments, message):
     code, printed, calls, said = clouds(arguments)
     assert (code, printed, calls) == (2, [], [])
-    assert f"launch/{arguments[0]}" in said
+    assert said.startswith(f"launch/{arguments[0]}: ")
+    assert message in said.splitlines()[0]
+    assert f"  launch/{arguments[0]} " in said
+
+
+@pytest.mark.parametrize("script", ["local.sh", "slurm.sh", "gke.sh", "tpu.sh"])
+def test_help_is_the_comment_at_the_top(clouds, script):
+    code, printed, calls, said = clouds([script, "--help"])
+    assert (code, calls, said) == (0, [], "")
+    top = (LAUNCH / script).read_text(encoding="utf-8").partition("\nset -euo")[0].splitlines()[1:]
+    assert printed == [line.removeprefix("#").removeprefix(" ") for line in top]
 
 
 def test_arguments_reach_the_workers_shell_whole(clouds, tmp_path):
@@ -211,12 +225,13 @@ def test_arguments_reach_the_workers_shell_whole(clouds, tmp_path):
 
 def kinds(calls):
     """Returns what of the TPU each call is about."""
-    words = ("create", "scp", "ssh", "describe", "delete", "archive")
+    words = ("create", "scp", "ssh", "describe", "delete", "cat-file", "archive")
     return [next(w for w in words if w in call) + (" 0" if "--worker=0" in call else "") for call in calls]
 
 
 YES = ["tpu.sh", "run", *TPU, "--type", "v4-32", "--yes", *RUN]
-MADE = ["create", "archive", "scp", "ssh"]
+MADE = ["create", "scp", "ssh"]
+FIRST = ["cat-file", "archive", *MADE]  # what is sent is packed before anything costs money
 
 
 def test_a_preempted_tpu_is_made_anew_and_the_training_goes_on(clouds):
@@ -224,14 +239,14 @@ def test_a_preempted_tpu_is_made_anew_and_the_training_goes_on(clouds):
     code, _, calls, said = clouds(YES, answers)
     assert code == 0
     lost = ["ssh", "ssh 0", "describe", "describe", "delete"]
-    assert kinds(calls) == [*MADE, *lost, *MADE, "ssh", "ssh 0"]
+    assert kinds(calls) == [*FIRST, *lost, *MADE, "ssh", "ssh 0"]
     assert "is gone: a new one" in said
 
 
 def test_a_lost_connection_is_made_again_and_nothing_is_started_twice(clouds):
     answers = "ssh --worker=0 | 255 | lost\nssh --worker=0 | 0 | done\ntpu-vm describe | 0 | READY"
     code, _, calls, _ = clouds(YES, answers)
-    assert (code, kinds(calls)) == (0, [*MADE, "ssh", "ssh 0", "describe", "ssh 0"])
+    assert (code, kinds(calls)) == (0, [*FIRST, "ssh", "ssh 0", "describe", "ssh 0"])
 
 
 @pytest.mark.parametrize(
@@ -240,7 +255,7 @@ def test_a_lost_connection_is_made_again_and_nothing_is_started_twice(clouds):
 def test_a_training_that_ended_on_a_tpu_that_is_there(clouds, ended, again):
     answers = f"ssh --worker=0 | {ended} | x\nssh --worker=0 | 0 | done\ntpu-vm describe | 0 | READY"
     code, _, calls, _ = clouds(YES, answers)
-    assert kinds(calls) == [*MADE, "ssh", "ssh 0", "describe", *(["ssh", "ssh 0"] if again else [])]
+    assert kinds(calls) == [*FIRST, "ssh", "ssh 0", "describe", *(["ssh", "ssh 0"] if again else [])]
     assert code == (0 if again else ended)
 
 
@@ -249,10 +264,10 @@ def test_restarts_end(clouds):
     assert (code, kinds(calls).count("ssh 0")) == (143, 3)
 
 
-@pytest.mark.parametrize(("failing", "calls_made"), [("create", 1), ("scp", 3)])
+@pytest.mark.parametrize(("failing", "calls_made"), [("cat-file", 1), ("archive", 2), ("create", 3), ("scp", 4)])
 def test_a_command_that_fails_stops_the_script(clouds, failing, calls_made):
     code, _, calls, _ = clouds(YES, f"{failing} | 3 | no")
-    assert (code, len(calls)) == (3, calls_made)
+    assert (code, len(calls)) == (2 if failing == "cat-file" else 3, calls_made)
 
 
 def test_a_queued_resource_is_waited_for_and_a_failed_one_told(clouds):
@@ -297,6 +312,7 @@ def test_a_slurm_job_is_not_started_for_ever(clouds):
 PYTHON = """#!/bin/sh
 echo "$@" >> {folder}/starts
 trap 'echo saved >> {folder}/starts; kill $!; exit 143' TERM
+trap 'echo saved >> {folder}/starts; kill $!; exit 130' INT
 [ "$(wc -l < {folder}/starts)" -gt {fails} ] || exit {code}
 [ -z "{waits}" ] || {{ sleep 60 & wait; }}
 """
@@ -309,7 +325,8 @@ def local(tmp_path, *options, fails=0, code=0, waits=""):
     python.chmod(0o755)
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), "PORT": "9473"}
     command = ["launch/local.sh", *options, *RUN]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
 
 
 @pytest.mark.parametrize(
@@ -329,15 +346,17 @@ def test_a_local_training_that_was_killed_starts_again(tmp_path, options, code, 
     assert len((tmp_path / "starts").read_text().splitlines()) == starts
 
 
-def test_a_signal_reaches_both_local_processes_and_nothing_starts_again(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_reaches_both_local_processes_once_and_nothing_starts_again(tmp_path, number, code):
+    """Sent to the whole group, as a terminal sends Ctrl-C: a second signal would keep the training from saving."""
     process = local(tmp_path, "--processes", "2", "--restarts", "3", waits="yes")
     starts = tmp_path / "starts"
     while not (starts.exists() and len(starts.read_text().splitlines()) == 2):
         time.sleep(0.05)
     time.sleep(0.5)  # the traps of both are set in their second line
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, number)
     process.communicate(timeout=120)
-    assert process.returncode == 143
+    assert process.returncode == code
     lines = starts.read_text().splitlines()
     assert lines[2:] == ["saved", "saved"]
     assert sorted(line.split()[-1] for line in lines[:2]) == ["--process_index=0", "--process_index=1"]

@@ -1,6 +1,7 @@
 """Adapters: nothing at the start, x W + alpha / rank (x A) B later, and their gradients those of the merged kernel."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +25,19 @@ BATCH = {
 }
 
 
+@partial(jax.jit, static_argnums=0)
 def logits(config, params):
     hidden = mt5.MT5(config).apply({"params": params}, BATCH)
     return hidden @ mt5.output_kernel(params)
 
 
+def names_of(tree):
+    return ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
 @pytest.fixture(scope="module")
 def fresh():
-    return nn.unbox(mt5.init_params(CONFIG, jax.random.key(3)))
+    return nn.unbox(jax.jit(lambda key: mt5.init_params(CONFIG, key))(jax.random.key(3)))
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +55,8 @@ def test_every_target_has_stacked_adapters_and_nothing_else_has(fresh):
     assert len(adapters) == 2 * (4 + 3 + 8 + 3)
     assert adapters["encoder/layers/mlp/wi_0/lora_a"] == (2, 32, 4)
     assert adapters["decoder/layers/encoder_decoder_attention/out/lora_b"] == (2, 4, 32)
-    assert set(flat) - set(adapters) == {
-        "/".join(k.key for k in path)
-        for path, _ in jax.tree_util.tree_leaves_with_path(nn.unbox(mt5.init_params(PLAIN, jax.random.key(0))))
-    }
+    plain = jax.eval_shape(lambda: nn.unbox(mt5.init_params(PLAIN, jax.random.key(0))))
+    assert set(flat) - set(adapters) == set(names_of(plain))
     some = dataclasses.replace(PLAIN, lora=LoRA(rank=2, targets=["query", "wo"]))
     shapes = jax.eval_shape(lambda: nn.unbox(mt5.init_params(some, jax.random.key(0))))
     names = {path[-2].key for path, _ in jax.tree_util.tree_leaves_with_path(shapes) if "lora" in path[-1].key}
@@ -61,13 +65,7 @@ def test_every_target_has_stacked_adapters_and_nothing_else_has(fresh):
 
 def test_fresh_adapters_change_no_bit(fresh):
     base, _ = trainable.split(fresh, frozenset(n for n in names_of(fresh) if "lora" not in n))
-    np.testing.assert_array_equal(
-        jax.jit(lambda p: logits(CONFIG, p))(fresh), jax.jit(lambda p: logits(PLAIN, p))(base)
-    )
-
-
-def names_of(tree):
-    return ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    np.testing.assert_array_equal(logits(CONFIG, fresh), logits(PLAIN, base))
 
 
 def test_merged_computes_the_same_and_has_the_plain_models_tree(trained, fresh):
@@ -89,8 +87,9 @@ def test_gradients_are_those_of_the_merged_kernel(trained):
         return jnp.sum(jnp.sin(logits(config, params)))
 
     adapters, base = trainable.split(trained, trainable.trained_names(trained, ADAPTERS))
-    through_products = jax.grad(lambda a: loss(CONFIG, trainable.join(a, base)))(adapters)
-    through_merging = jax.grad(lambda a: loss(PLAIN, merge_adapters(trainable.join(a, base), 6.0)))(adapters)
+    through_products = jax.jit(jax.grad(lambda a: loss(CONFIG, trainable.join(a, base))))(adapters)
+    merged = jax.jit(jax.grad(lambda a: loss(PLAIN, merge_adapters(trainable.join(a, base), 6.0))))
+    through_merging = merged(adapters)
     for name, a, b in zip(names_of(adapters), *map(jax.tree.leaves, (through_products, through_merging)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max(), err_msg=name)
         assert np.abs(b).max() > 0, name

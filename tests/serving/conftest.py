@@ -45,6 +45,11 @@ class WordModel:
         return {"text": document.text, "spans": spans, "score": score, "sentences": count, "windows": count}
 
 
+def whole_documents(label):
+    """A model whose documents are of one sentence each."""
+    return Model(lambda document: [document], label, lambda document, sentences, found: found[0], step=7)
+
+
 @pytest.fixture
 def model():
     return WordModel()
@@ -55,7 +60,7 @@ def make_app(model):
     """Returns an application around `label`, by default the model; `limits` are those of `Limits`."""
 
     def make(label=model, *, load=None, host="127.0.0.1", batch_size=8, failed=None, **limits):
-        load = load or (lambda: Model(label, step=7))
+        load = load or (lambda: whole_documents(label))
         failed = failed or (lambda error: pytest.fail(str(error)))
         return make_application(load, LABELS, host=host, limits=Limits(**limits), batch_size=batch_size, failed=failed)
 

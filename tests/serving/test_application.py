@@ -176,6 +176,36 @@ class Held:
         return self.model(documents)
 
 
+def test_a_long_document_does_not_hold_up_a_short_one(make_app):
+    batches, called, go = [], threading.Event(), threading.Event()
+
+    def label(words):
+        called.set()
+        assert go.wait(60)
+        batches.append(words)
+        return [word.upper() for word in words]
+
+    def load():
+        """Words are its sentences."""
+        return Model(lambda d: d.text.split(), label, lambda d, words, found: {"words": words, "found": found}, step=7)
+
+    async def ask():
+        async with running(make_app(load=load, batch_size=4)) as (_, client):
+            long = asyncio.create_task(client.post("/label", json={"text": "long " * 40}))
+            while not called.is_set():
+                await asyncio.sleep(0.005)
+            short = asyncio.create_task(client.post("/label", json={"texts": ["a short", "one"]}))
+            while (await client.get("/health")).json()["waiting"] < 36 + 3:
+                await asyncio.sleep(0.005)
+            go.set()
+            return [answer.json()["documents"] for answer in await asyncio.gather(long, short)]
+
+    long, short = asyncio.run(ask())
+    assert long == [{"words": ["long"] * 40, "found": ["LONG"] * 40}]
+    assert [document["found"] for document in short] == [["A", "SHORT"], ["ONE"]]
+    assert batches[:3] == [["long"] * 4, ["long", "a", "long", "short"], ["long", "one", "long", "long"]]
+
+
 def test_above_the_cap_the_next_request_is_told_to_come_back(make_app, model):
     held = Held(model)
 
@@ -290,7 +320,7 @@ def test_health_tells_when_the_model_is_ready(start, model):
 
     def load():
         assert loaded.wait(60)
-        return Model(model, step=7)
+        return Model(lambda d: [d], model, lambda d, sentences, found: found[0], step=7)
 
     client = start(load=load, wait=False)
     loading = client.get("/health")

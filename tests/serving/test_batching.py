@@ -30,12 +30,12 @@ class Recorder:
         return [2 * item for item in items]
 
 
-def with_batcher(use, label, *, batch_size=4, size=lambda item: 1):
+def with_batcher(use, label, *, batch_size=4):
     """Runs `use(batcher)` while the batcher works."""
 
     async def main():
         with ThreadPoolExecutor(1) as thread:
-            batcher = Batcher(label, thread, size=size, batch_size=batch_size)
+            batcher = Batcher(label, thread, batch_size=batch_size)
             work = asyncio.create_task(batcher.run())
             try:
                 return await asyncio.wait_for(use(batcher), 60)
@@ -83,16 +83,6 @@ def test_requests_take_turns():
 
     with_batcher(use, label)
     assert label.batches == [[1, 2, 3, 1], [2, 1, 2, 1], [1, 1, 1, 1], [1]]
-
-
-def test_sizes_bound_a_batch_and_a_giant_goes_alone():
-    label = Recorder()
-
-    async def use(batcher):
-        await asyncio.gather(*(batcher.label([size]) for size in (3, 2, 9, 1, 1)))
-
-    with_batcher(use, label, size=lambda item: item)
-    assert label.batches == [[3], [2], [9], [1, 1]]
 
 
 def test_who_gives_up_leaves_no_work_behind():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,43 +11,21 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from medmt5 import config, partitioning, train
+from medmt5 import partitioning, train
 from medmt5.checkpoints.manager import find_checkpoint, restore_params
 from medmt5.errors import InputError
 from medmt5.model.lora import merge_adapters
 from medmt5.model_files import read_model_files
-from medmt5.tokens.mixture import Mixture
-from medmt5.tokens.store import StoreWriter
 from medmt5.training import step as steps
 from medmt5.training.metrics_log import read_metrics
 
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory, tokenizer):
-    """Returns make(model_dir, **macros) -> Experiment of a tiny model and 12 examples."""
-    folder = tmp_path_factory.mktemp("adapters")
-    rng = np.random.default_rng(0)
-    for split, examples in (("train", 12), ("dev", 4)):
-        store = folder / "tokens" / "notes.en" / split
-        with StoreWriter(store, task="notes.en", split=split, objective="pairs", tokenizer=tokenizer) as writer:
-            for _ in range(examples):
-                ids = [*map(int, rng.integers(300, 500, 8)), 1]
-                writer.write({"inputs": ids, "targets": ids[-4:]})
-    Mixture("notes", (("notes.en", 12.0),)).write(folder / "tokens")
-
-    def make(model_dir, **macros):
-        macros = {
-            "MODEL_DIR": repr(str(folder / model_dir)), "TOKEN_STORE": repr(str(folder / "tokens")),
-            "VOCABULARY": repr(str(tokenizer.model_file)), "MIXTURE_OR_TASK_NAME": "'notes'", "VOCAB_SIZE": 640,
-            "TASK_FEATURE_LENGTHS": "{'inputs': 10, 'targets': 6}", "BATCH_SIZE": 4, "TRAIN_STEPS": 4, "EVAL_STEPS": 1,
-            "CHECKPOINT_PERIOD": 2, "CHECKPOINTS_TO_KEEP": None, "LOG_PERIOD": 1, "LEARNING_RATE": 0.1,
-            "mt5.MT5Config.num_encoder_layers": 1, "mt5.MT5Config.num_decoder_layers": 1, "mt5.MT5Config.emb_dim": 32,
-            "partitioning.Partitioning.num_devices": 1,
-        } | macros  # fmt: skip
-        files = ["gin/model/tiny.gin", "gin/mesh/data_parallel.gin", "gin/run/pretrain.gin"]
-        return config.build("train.Experiment", files, [f"{name} = {value}" for name, value in macros.items()]).value
-
-    return make
+def experiment(experiment):
+    """Returns make(model_dir, **macros) -> Experiment of 4 steps that learn fast."""
+    return partial(
+        experiment, TRAIN_STEPS=4, EVAL_STEPS=1, CHECKPOINT_PERIOD=2, CHECKPOINTS_TO_KEEP=None, LEARNING_RATE=0.1
+    )
 
 
 @pytest.fixture(scope="module")

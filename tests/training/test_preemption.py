@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from medmt5.training.preemption import EXIT_UNSAVED, Preempted, Preemption
@@ -35,6 +36,22 @@ def test_one_signal_is_noted_and_the_old_handlers_come_back(number, capfd):
     assert signal.getsignal(number) == before
     assert f"{signal.Signals(number).name}: finishing the step and saving" in capfd.readouterr().err
     assert Preempted(2, preemption.signal).exit_code == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+
+
+def test_sigint_to_one_of_several_processes_is_told_to_all_as_sigterm(monkeypatch, capfd):
+    """JAX's service, which tells the others, hears SIGTERM alone; here a handler of the test stands in for it."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with Preemption() as preemption:
+            os.kill(os.getpid(), signal.SIGINT)
+            while not heard:
+                time.sleep(0.001)
+            assert preemption.signal == signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capfd.readouterr().err.count("SIGINT: finishing the step and saving") == 1
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])

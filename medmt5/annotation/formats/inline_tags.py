@@ -16,7 +16,7 @@ from medmt5.annotation.archives import read_members
 from medmt5.annotation.documents import document_id, split_document
 from medmt5.annotation.example import LabelledExample
 from medmt5.annotation.formats.lines import decode, is_empty
-from medmt5.annotation.labels import LABELS, LabelMap
+from medmt5.annotation.labels import LabelMap, known_labels
 from medmt5.annotation.mentions import Mentions
 from medmt5.annotation.repairs import Repairs
 from medmt5.errors import InputError
@@ -41,7 +41,7 @@ def read_inline_tags(
       InputError: no .txt file.
     """
     path, repairs = Path(path), repairs if repairs is not None else Repairs()
-    label_map = dict(zip(LABELS, LABELS, strict=True)) if label_map is None else label_map
+    label_map = {label: label for label in known_labels()} if label_map is None else label_map
     seen: set[str] = set()
     name = None
     for name, data in read_members(path, ".txt"):

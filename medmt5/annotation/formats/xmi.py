@@ -20,7 +20,7 @@ from medmt5.annotation.documents import document_id, split_document
 from medmt5.annotation.example import LabelledExample
 from medmt5.annotation.formats.lines import is_empty
 from medmt5.annotation.formats.xml_files import local_name, parse_xml, to_int
-from medmt5.annotation.labels import LABELS, LabelMap
+from medmt5.annotation.labels import LabelMap, known_labels
 from medmt5.annotation.mentions import Mentions
 from medmt5.annotation.offsets import Offsets
 from medmt5.annotation.repairs import Repairs
@@ -43,7 +43,7 @@ def read_xmi(
       InputError: no .xml or .xmi file, one that is not well-formed XML, one that is no XMI with a text.
     """
     path, repairs = Path(path), repairs if repairs is not None else Repairs()
-    label_map = dict(zip(LABELS, LABELS, strict=True)) if label_map is None else label_map
+    label_map = {label: label for label in known_labels()} if label_map is None else label_map
     seen: set[str] = set()
     name = None
     for name, data in read_members(path, (".xml", ".xmi")):

@@ -83,6 +83,7 @@ class LabelledDataset:
       version: of our reading of it, as TFDS counts them; raise it when the reader changes what it yields.
       languages: codes.
       labels: ours; the label prompt of its examples.
+      new_labels: those of `labels` that medmt5 does not have; in the user's own files only (`annotation.labels`).
       label_map: label in the files -> ours, or None to leave its spans out.
       get: how one gets the files, for people.
       published: language -> part -> what its owners (or, where they are silent, the files' own marks) count.
@@ -104,6 +105,7 @@ class LabelledDataset:
     homepage: str
     citation: str
     get: str
+    new_labels: tuple[str, ...] = ()
     downloads: tuple[Download, ...] = ()
     published: Mapping[str, Mapping[str, Counts]] = field(default_factory=dict)
     differences: tuple[Difference, ...] = ()
@@ -250,6 +252,8 @@ def _check(dataset: LabelledDataset) -> None:
             raise InputError(f"there is no format {form.format!r}; it must be one of {', '.join(FORMATS)}")
     if {label for label in dataset.label_map.values() if label} != set(dataset.labels):
         raise InputError(f"label_map must map to the labels {', '.join(dataset.labels)}, to all and no other")
+    if unused := set(dataset.new_labels) - set(dataset.labels):
+        raise InputError(f"new_labels must be among labels; {', '.join(sorted(unused))} is not")
     if dataset.dev_share and ("dev" in dataset.parts or "train" not in dataset.parts):
         raise InputError("dev_share is for sets with a train part and without a dev part")
     for lang in dataset.languages:
