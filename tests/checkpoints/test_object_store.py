@@ -47,6 +47,42 @@ def test_what_was_saved_is_restored_and_the_oldest_go(store_url):
     assert float(state["b"]["c"]) == 7.5
 
 
+def test_at_no_moment_does_an_unfinished_checkpoint_look_finished(s3_url, monkeypatch):
+    """A kill may come after any single write or removal: whatever has its mark then is whole."""
+    backend = pytest.importorskip("moto.s3.models").S3Backend
+    states: list[set[str]] = []
+
+    def watch(act):
+        def watched(self, bucket_name, *arguments, **options):
+            result = act(self, bucket_name, *arguments, **options)
+            states.append({key.removeprefix("place/") for key in list(self.buckets[bucket_name].keys)})
+            return result
+
+        return watched
+
+    for name in ("put_object", "complete_multipart_upload", "delete_object", "delete_objects"):
+        monkeypatch.setattr(backend, name, watch(getattr(backend, name)))
+    with CheckpointManager(s3_url, keep=1) as manager:
+        for step in (1, 2):
+            manager.save(step, scaled(step), {})
+    whole = {step: of_step(next(state for state in states if is_marked(state, step)), step) for step in (1, 2)}
+    assert all(len(names) > 8 for names in whole.values())
+    for state in states:
+        for step in whole:
+            if is_marked(state, step):
+                assert of_step(state, step) == whole[step]
+    assert any(of_step(state, 1) and not is_marked(state, 1) for state in states[-20:]), "no step was half deleted"
+    assert of_step(states[-1], 1) == set()
+
+
+def is_marked(names, step):
+    return f"checkpoint_{step}/{object_store.MARK}" in names
+
+
+def of_step(names, step):
+    return {name for name in names if name.startswith(f"checkpoint_{step}/")}
+
+
 def test_a_checkpoint_without_its_mark_is_not_there_and_goes_at_the_next_start(gs_url):
     with CheckpointManager(gs_url) as manager:
         for step in (1, 2):
