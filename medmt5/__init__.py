@@ -56,9 +56,16 @@ def load(path: str | Path, *, vocabulary: str | Path | None = None, batch_size: 
 
     It has `encode`, `score`, `generate`, `label` and `save`; see `loaded_model.LoadedModel`.
 
+    >>> m = load("my-model")  # a Hugging Face folder, as it is
+    >>> m.trained.config.num_encoder_layers, m.trained.tokenizer.labels[:2]
+    (1, ('ClinicalEntity', 'Dis'))
+
     Args:
-      vocabulary: its SentencePiece model, where none lies beside it (T5X).
+      vocabulary: its SentencePiece model, where none lies beside it (T5X); or "mt5": its own, fetched once.
       batch_size: texts that go through the model at once.
+
+    Raises:
+      InputError: nothing there that is a model, damaged, another architecture, a vocabulary that does not fit.
     """
     from medmt5 import loaded_model
 

@@ -69,7 +69,7 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
 
     vocabulary = add(
         "vocabulary",
-        "Train a SentencePiece vocabulary on a corpus. (For the real mT5, use its own spiece.model.)",
+        "Train a SentencePiece vocabulary on a corpus. (mT5 has its own: --vocabulary mt5 elsewhere.)",
         "medmt5 vocabulary --corpus demo/corpus --size 3000 --output demo/spiece.model",
     )
     vocabulary.add_argument("--corpus", type=_place, required=True, metavar="DIR")
@@ -83,12 +83,18 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "medmt5 tokens --mixture sample_multitask --token_store demo/tokens --vocabulary demo/spiece.model "
         "--data_dir demo/raw",
     )
-    tokens.add_argument("--mixture", required=True, metavar="NAME", help="a task or mixture of medmt5.mixtures")
+    tokens.add_argument("--mixture", required=True, metavar="NAME", help="of a task or mixture, yours too")
     tokens.add_argument("--token_store", type=_place, metavar="DIR", help="where training reads them")
     tokens.add_argument(
         "--seqio_cache", type=_disk, metavar="DIR", help="instead or too: caches for SeqIO's and T5X's use_cached"
     )
-    tokens.add_argument("--vocabulary", type=_place, required=True, metavar="FILE")
+    tokens.add_argument(
+        "--vocabulary",
+        type=_place,
+        required=True,
+        metavar="FILE",
+        help="a SentencePiece model, or mt5: its own, fetched once",
+    )
     tokens.add_argument("--data_dir", type=_disk, metavar="DIR", help="raw labelled data; default: $MEDMT5_DATA_DIR")
     tokens.add_argument(
         "--corpus_dir", type=_place, metavar="DIR", help="what `medmt5 corpus` wrote; default: $MEDMT5_CORPUS_DIR"
@@ -248,7 +254,10 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         help="of the weights; medmt5's are float32 (default: %(default)s)",
     )
     convert.add_argument(
-        "--vocabulary", type=_disk, metavar="FILE", help="a SentencePiece model, where SOURCE has none (T5X)"
+        "--vocabulary",
+        type=_disk,
+        metavar="FILE",
+        help="a SentencePiece model, where SOURCE has none (T5X), or mt5: its own, fetched once",
     )
     convert.add_argument("--scanned", action="store_true", help="of t5x: the layout of its scanned models")
     convert.add_argument("--license", metavar="SPDX", help="of huggingface: the licence that the model card states")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from medmt5.conversion.checkpoint import chunk_shape, grid, write_checkpoint
 from medmt5.conversion.formats import open_source
 from medmt5.conversion.weights import TensorInfo, Weights
 from medmt5.errors import InputError
-from medmt5.model_files import ModelFiles, read_model_files, write_model_files
+from medmt5.model_files import ModelFiles, appearing, read_model_files, write_model_files
 
 
 def average(checkpoints: Sequence[Path], output: Path, last: int | None = None) -> Path:
@@ -46,13 +45,11 @@ def average(checkpoints: Sequence[Path], output: Path, last: int | None = None) 
     mean = Mean(folders, [open_source(folder).weights for folder in folders])
     step = max(map(checkpoint_step, folders))
     data = {"next_step": step, "mean_of": list(map(storage.origin, folders))}
-    part = output.with_name(output.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    checkpoint = part / f"{PREFIX}_{step}"
-    write_checkpoint(checkpoint, mean, advance=lambda _: None)
-    _write_data(checkpoint, data)
-    write_model_files(part, files[0])
-    part.rename(output)
+    with appearing(output) as folder:
+        checkpoint = folder / f"{PREFIX}_{step}"
+        write_checkpoint(checkpoint, mean, advance=lambda _: None)
+        _write_data(checkpoint, data)
+        write_model_files(folder, files[0])
     return output / checkpoint.name
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from medmt5 import storage
 from medmt5.arguments import make_parser
@@ -18,13 +21,21 @@ from medmt5.errors import InputError
 from medmt5.tokens.mixture import mixture_file
 
 ON_DEVICES = {"train", "evaluate", "label", "serve"}
+# A SIGTERM stops them as Ctrl-C does: what they have not finished writing goes.
+STOPPED_CLEANLY = {"convert", "average"}
 
 
 def run() -> int:
     """What the command `medmt5` starts: sets up the process for those that compute, then `main`."""
     if ON_DEVICES & set(sys.argv[1:]) and not {"-h", "--help"} & set(sys.argv):
         prepare_process()
+    if STOPPED_CLEANLY & set(sys.argv[1:2]):
+        signal.signal(signal.SIGTERM, _stop)
     return main()
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +93,9 @@ def _vocabulary(args, rest) -> None:
 def _tokens(args, rest) -> None:
     if not (args.token_store or args.seqio_cache):
         raise InputError("nowhere to write to; give --token_store DIR, or --seqio_cache DIR")
-    vocabulary = storage.fetch_file(args.vocabulary)
+    from medmt5.vocabularies import vocabulary_file
+
+    vocabulary = vocabulary_file(args.vocabulary)
     places = {
         "MEDMT5_DATA_DIR": args.data_dir,
         "MEDMT5_CORPUS_DIR": args.corpus_dir,

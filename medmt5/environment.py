@@ -26,10 +26,14 @@ def prepare_process() -> None:
     * `JAX_COMPILATION_CACHE_DIR`: programs compiled once are read from disk the next time. Set it to an empty string
       for no cache.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medmt5" / "xla"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla"))
     os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
     if platform.system() == "Linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = HUGE_PAGES
         # orig_argv: the interpreter's own options and `-m` included
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def cache_folder() -> Path:
+    """Returns the folder of what can be made or fetched again: compiled programs, published vocabularies."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medmt5"

@@ -38,7 +38,7 @@ SENTINEL = re.compile(r"<extra_id_(\d{1,2})>")
 
 
 class LoadedModel:
-    """A model and what can be asked of it; `medmt5.load` makes one.
+    """A model and what can be asked of it; `medmt5.load` makes one, `m` in the examples.
 
     Attributes:
       trained: parameters, shape, tokenizer; see `trained_model.TrainedModel`.
@@ -49,7 +49,14 @@ class LoadedModel:
         self._batch_size = batch_size
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Returns the encoder's last hidden states of each text, [tokens, embed] float32, EOS's last."""
+        """Returns the encoder's last hidden states of each text, [tokens, embed] float32, EOS's last.
+
+        >>> short, long = m.encode(["Fever.", "No fever, no cough."])
+        >>> short.shape[1] == long.shape[1] == m.trained.config.emb_dim
+        True
+        >>> len(long) == len(m.trained.tokenizer.encode("No fever, no cough.")) + 1
+        True
+        """
         rows = [[*self.trained.tokenizer.encode(text), self.trained.tokenizer.eos_id] for text in texts]
         found: list[np.ndarray] = [np.empty(0)] * len(rows)
         for numbers, tokens in self._batches(rows):
@@ -59,7 +66,15 @@ class LoadedModel:
         return found
 
     def score(self, inputs: Sequence[str], targets: Sequence[str]) -> np.ndarray:
-        """Returns the log-probability of each target given its input, summed over its tokens and EOS: [n] float32."""
+        """Returns the log-probability of each target given its input, summed over its tokens and EOS: [n] float32.
+
+        >>> scores = m.score(["No <extra_id_0>."] * 2, ["<extra_id_0> fever", "<extra_id_0> cough"])
+        >>> scores.shape, bool((scores < 0).all())
+        ((2,), True)
+
+        Raises:
+          InputError: as many targets as inputs are not given.
+        """
         if len(inputs) != len(targets):
             raise InputError(
                 f"score needs a target for each input; got {len(inputs)} inputs and {len(targets)} targets"
@@ -85,11 +100,18 @@ class LoadedModel:
     ) -> list[str]:
         """Returns an output for each input, cut at `max_tokens` if it has not ended by then.
 
+        >>> drawn = m.generate(["No <extra_id_0>."], max_tokens=4, top_p=0.9, seed=1)
+        >>> drawn == m.generate(["No <extra_id_0>."], max_tokens=4, top_p=0.9, seed=1)
+        True
+
         Args:
           beam_size: 1 is greedy.
           top_p: draw from the nucleus of this probability instead (Holtzman et al. 2020), in (0, 1].
           temperature: of drawing.
           seed: of drawing; an output is a function of it, of its input and of the input's place.
+
+        Raises:
+          InputError: both `top_p` and beams.
         """
         if top_p is not None and beam_size != 1:
             raise InputError(f"drawing (top_p = {top_p}) keeps one hypothesis; leave beam_size = {beam_size} out")
@@ -115,12 +137,23 @@ class LoadedModel:
         threshold: float = 0.0,
         n_best: int = 1,
     ) -> list[dict[str, Any]]:
-        """Returns what `medmt5.label` does."""
+        """Returns what `medmt5.label` does: a dictionary a text, its `spans` with offsets, label and probability.
+
+        >>> (found,) = m.label(["No fever."], ["Disease"], scoring="local", beam_size=2)
+        >>> all({"start", "end", "label", "probability"} <= span.keys() for span in found["spans"])
+        True
+        """
         labeller = Labeller(self.trained, beam_size=beam_size, scoring=scoring, batch_size=self._batch_size)
         return label_documents(labeller, texts, labels, lang, threshold=threshold, n_best=n_best)
 
     def save(self, path: str | Path, format: str = OURS, *, dtype: str = "float32", licence: str | None = None) -> None:
-        """Writes the model to the new folder `path` as "medmt5", "huggingface" or "t5x"; see docs/conversion.md."""
+        """Writes the model to the new folder `path` as "medmt5", "huggingface" or "t5x"; see docs/conversion.md.
+
+        >>> m.save("in-bfloat16", "huggingface", dtype="bfloat16", licence="apache-2.0")
+
+        Raises:
+          InputError: the folder is there, or a format or dtype that is not written.
+        """
         m = self.trained
         check_target(Path(path), format, dtype)
         lengths = {name: int(m.feature_lengths[name]) for name in ("inputs", "targets")}

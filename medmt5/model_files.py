@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,25 @@ def write_whole(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.write_bytes(content)
     temporary.replace(path)
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """Yields a folder beside `target` that gets its name when the block ends well, and goes when it does not.
+
+    What a killed process left of it is removed first.
+    """
+    if not target.parent.is_dir():
+        raise InputError(f"{target.parent} is no folder to write {target.name} into; make it first")
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        part.rename(target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def read_model_files(path: Path) -> ModelFiles:

@@ -15,18 +15,20 @@ from flax import linen as nn
 
 from medmt5 import storage
 from medmt5.batch import shapes as batch_shapes
-from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint
+from medmt5.checkpoints.manager import checkpoint_step, checkpoints_in, find_checkpoint, read_data
 from medmt5.checkpoints.object_store import fetch_model, finished_steps
 from medmt5.conversion.formats import detect_format
 from medmt5.errors import InputError
 from medmt5.model.mt5 import init_params
 from medmt5.progress import short_number
+from medmt5.tokenizer import Tokenizer
 from medmt5.tokens import loader
 from medmt5.tokens.copies import fetch_stores, has_mixture
 from medmt5.tokens.mixture import Mixture
-from medmt5.train import Experiment, check, make_train_step, mesh_peak_flops, open_stores, step_flops
+from medmt5.train import Experiment, check, data_facts, make_train_step, mesh_peak_flops, open_stores, step_flops
 from medmt5.training import step as steps
 from medmt5.training import trainable
+from medmt5.training.data_facts import check_same_data
 from medmt5.training.goodput import duration
 
 USUAL_MFU = 0.4
@@ -35,6 +37,7 @@ USUAL_MFU = 0.4
 def make_plan(e: Experiment) -> str:
     """Returns the plan as text; raises InputError for what would stop the run before its first step."""
     mesh, tokenizer = check(e)
+    _check_going_on(e, tokenizer)
     optimizer = trainable.keep_state_of(e.optimizer, e.trained)
     shapes, shardings = steps.state_shardings(e.model, optimizer, mesh, e.partitioning)
     inputs, targets = (e.feature_lengths[name] for name in ("inputs", "targets"))
@@ -71,6 +74,27 @@ def make_plan(e: Experiment) -> str:
     }
     width = max(map(len, rows))
     return "\n".join(f"# {name:<{width}}  {text}" for name, text in rows.items())
+
+
+def _check_going_on(e: Experiment, tokenizer: Tokenizer) -> None:
+    """Raises InputError where the run would go on with other data than its newest checkpoint was trained on. Of one on
+    an object store training says so.
+    """
+    model_dir = Path(e.model_dir)
+    if not model_dir.is_dir() or not checkpoints_in(model_dir) or not _has_stores(e):
+        return
+    try:
+        saved = read_data(find_checkpoint(model_dir))
+    except InputError:  # damaged: training says so, and goes on from an older one
+        return
+    root = fetch_stores(e.token_store, e.mixture, ("train", "dev"))
+    mixture = Mixture.read(root, e.mixture)
+    stores = {split: open_stores(mixture, root, split, tokenizer) for split in ("train", "dev")}
+    check_same_data(saved, data_facts(e, mixture, stores), model_dir)
+
+
+def _has_stores(e: Experiment) -> bool:
+    return has_mixture(e.token_store, e.mixture) or (Path(e.token_store) / e.mixture).is_dir()
 
 
 def describe_model(e: Experiment) -> str:
@@ -130,10 +154,10 @@ def _time(flops: float, peak: float | None) -> str:
     )
 
 
-def _data(e: Experiment, tokenizer: Any) -> str:
-    if not has_mixture(e.token_store, e.mixture) and not (Path(e.token_store) / e.mixture).is_dir():
+def _data(e: Experiment, tokenizer: Tokenizer) -> str:
+    if not _has_stores(e):
         return f"{e.mixture}: no token stores in {e.token_store} yet; `medmt5 tokens` will make them first"
-    root = fetch_stores(e.token_store, e.mixture, ("train",))
+    root = fetch_stores(e.token_store, e.mixture, ("train", "dev"))
     stores = open_stores(Mixture.read(root, e.mixture), root, "train", tokenizer)
     epochs, by_task = loader.epochs_per_step(
         stores, feature_lengths=e.feature_lengths, batch_size=e.batch_size, seed=e.seed, pack=e.pack

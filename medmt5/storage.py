@@ -26,6 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medmt5.environment import cache_folder
 from medmt5.errors import InputError
 
 # Scheme -> (package that speaks to the store, our extra that installs it)
@@ -66,8 +67,7 @@ def check(place: str | Path) -> None:
 
 def cache_root() -> Path:
     """Returns the folder of all copies, $MEDMT5_CACHE or ~/.cache/medmt5. It may be deleted whenever no run uses it."""
-    given = os.environ.get("MEDMT5_CACHE")
-    return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medmt5").absolute()
+    return Path(os.environ.get("MEDMT5_CACHE") or cache_folder()).absolute()
 
 
 def copy_of(url: str) -> Path:

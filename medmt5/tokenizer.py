@@ -18,6 +18,7 @@ import sentencepiece
 
 from medmt5.annotation.labels import known_labels
 from medmt5.errors import InputError
+from medmt5.vocabularies import VOCABULARIES, vocabulary_file
 
 NUM_SENTINELS = 100
 ENVIRONMENT_VARIABLE = "MEDMT5_VOCABULARY"
@@ -27,18 +28,19 @@ class Tokenizer:
     """Ids of a SentencePiece model of T5's conventions (pad 0, eos 1, unk 2) with label tokens appended.
 
     Args:
-      model_file: the SentencePiece model; mT5's own or one by `train_vocabulary`.
+      model_file: the SentencePiece model; mT5's own or one by `train_vocabulary`. Or the name of a published one,
+        "mt5", which is fetched once (`vocabularies.vocabulary_file`).
       labels: label i opens with id `num_pieces + 2 i` and closes with `num_pieces + 2 i + 1`; None: all there are.
     """
 
     pad_id, eos_id, unk_id = 0, 1, 2
 
     def __init__(self, model_file: str | os.PathLike, labels: Sequence[str] | None = None):
-        path = Path(model_file)
+        path = vocabulary_file(model_file)
         if not path.is_file():
             raise InputError(
-                f"no SentencePiece model at {path}; give the path of one (mT5's spiece.model), or make one: "
-                "medmt5 vocabulary --help"
+                f"no SentencePiece model at {path}; give the path of one, the name of a published one "
+                f"({', '.join(VOCABULARIES)}), or make one: medmt5 vocabulary --help"
             )
         data = path.read_bytes()
         self.model_file = path
@@ -61,10 +63,10 @@ class Tokenizer:
 
     @classmethod
     def default(cls) -> Tokenizer:
-        """Returns the tokenizer of the model file that $MEDMT5_VOCABULARY names."""
+        """Returns the tokenizer of the model that $MEDMT5_VOCABULARY names, a path or "mt5"."""
         path = os.environ.get(ENVIRONMENT_VARIABLE)
         if not path:
-            raise InputError(f"set {ENVIRONMENT_VARIABLE} to the path of a SentencePiece model (mT5's spiece.model)")
+            raise InputError(f"set {ENVIRONMENT_VARIABLE} to the path of a SentencePiece model, or to mt5")
         return cls(path)
 
     @property

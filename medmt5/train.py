@@ -32,7 +32,7 @@ from typing import Any
 import jax
 import optax
 
-from medmt5 import partitioning, processes, storage
+from medmt5 import partitioning, processes
 from medmt5.batch import Batch
 from medmt5.checkpoints import adapters
 from medmt5.checkpoints.manager import CONFIG, CheckpointManager
@@ -160,13 +160,13 @@ def _train(experiment: Experiment, resolved_config: str | None, folder: RunFolde
     partitioning.check_parameters_divide(shapes.params, shardings.params)
     model_dir = folder.path
     checkpoints = CheckpointManager(e.model_dir, e.checkpoints_to_keep, resolved_config, before_save=folder.publish)
-    data_facts: dict[str, Any] = _data_facts(e, mixture, stores)
-    processes.require_same(data_facts["stores"] | data_facts["batches"], "token stores and batches")
+    facts = data_facts(e, mixture, stores)
+    processes.require_same(facts["stores"] | facts["batches"], "token stores and batches")
     with clock.spend("restore"):
         restored = checkpoints.restore_newest(saved(shapes), saved(shardings))
     if restored is not None:
         start_step, state, data = restored
-        check_same_data(data, data_facts, e.model_dir)
+        check_same_data(data, facts, e.model_dir)
         logger.info("going on from step %d of %s", start_step, e.model_dir)
     else:
         start_step, data, state = 0, {}, steps.create_state(e.model, optimizer, e.seed, shardings)
@@ -181,7 +181,7 @@ def _train(experiment: Experiment, resolved_config: str | None, folder: RunFolde
             state, record = put_on_base(
                 state, initial, adapters.record_in(data), load=partial(_load_plain, e, tokenizer), **layout
             )
-        data_facts["adapters"] = dataclasses.asdict(record)
+        facts["adapters"] = dataclasses.asdict(record)
         logger.info("adapters on %s", initial)
     check_stores = verify_stores([store for split in stores.values() for store, _ in split])
     first = processes.is_first()
@@ -221,7 +221,7 @@ def _train(experiment: Experiment, resolved_config: str | None, folder: RunFolde
                 batches=_on_devices(loader.iterate(batches, start_step), mesh, check_stores),
                 evaluate=_make_evaluate(e, stores["dev"], tokenizer, shape, mesh, shardings, clock),
                 checkpoints=checkpoints,
-                data_state=lambda step: {"next_step": step, **data_facts},
+                data_state=lambda step: {"next_step": step, **facts},
                 saved=saved,
                 periods=Periods(e.eval_period, e.checkpoint_period),
                 monitor=monitor,
@@ -255,7 +255,7 @@ def check(e: Experiment) -> tuple[jax.sharding.Mesh, Tokenizer]:
             f"LORA_RANK = {e.model.lora.rank} needs INITIAL_CHECKPOINT_PATH: checkpoints hold the adapters alone, so "
             "their base must lie somewhere; name one, or set LORA_RANK to 0"
         )
-    tokenizer = Tokenizer(storage.fetch_file(e.vocabulary))
+    tokenizer = Tokenizer(e.vocabulary)
     check_vocabulary_fits(e.model, tokenizer)
     return mesh, tokenizer
 
@@ -342,7 +342,7 @@ def open_stores(mixture: Mixture, root: Path, split: str, tokenizer: Tokenizer) 
     return stores
 
 
-def _data_facts(e: Experiment, mixture: Mixture, stores: dict[str, list[tuple[TokenStore, float]]]) -> dict[str, Any]:
+def data_facts(e: Experiment, mixture: Mixture, stores: dict[str, list[tuple[TokenStore, float]]]) -> dict[str, Any]:
     """Returns `training.data_facts` of a run; nothing but what JSON keeps."""
     digests = {f"{s.manifest['task']}/{split}": s.digest for split in stores for s, _ in stores[split]}
     batches = {

@@ -80,7 +80,7 @@ def test_the_mean_of_the_last_two_is_numpys_and_says_of_what_it_is(run, states, 
     jax.tree.map(np.testing.assert_array_equal, restored(checkpoint), expected)
     data = json.loads((checkpoint / "data" / "metadata").read_text())
     assert data["mean_of"] == [str(run / "checkpoint_20"), str(run / "checkpoint_30")]
-    assert not (tmp_path / "mean.part").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["mean"]
 
 
 def test_the_mean_of_equals_is_bitwise_the_same(run, states, tmp_path):
@@ -89,7 +89,7 @@ def test_the_mean_of_equals_is_bitwise_the_same(run, states, tmp_path):
 
 
 def test_a_mean_that_was_cut_off_is_made_anew(run, tmp_path):
-    (tmp_path / "mean.part" / "checkpoint_7" / "state").mkdir(parents=True)
+    (tmp_path / ".mean.part" / "checkpoint_7" / "state").mkdir(parents=True)
     checkpoint = average([run / "checkpoint_10", run], tmp_path / "mean")
     assert sorted(path.name for path in checkpoint.parent.iterdir()) == [
         "checkpoint_30",

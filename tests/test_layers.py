@@ -13,7 +13,7 @@ PACKAGE = ROOT / "medmt5"
 
 DATA_STACK = {"tensorflow", "seqio", "tensorflow_datasets", "clu"}
 JAX_STACK = {"jax", "flax", "optax", "orbax"}
-TEXT = {"languages", "annotation", "tokenizer", "sample", "corpus", "evaluation"}
+TEXT = {"languages", "annotation", "tokenizer", "vocabularies", "sample", "corpus", "evaluation"}
 CORE = {"model", "partitioning", "processes", "failure", "decoding", "checkpoints", "training"}
 SEQIO = {"datasets", "preprocessing", "tasks", "mixtures"}
 
@@ -29,7 +29,7 @@ FORBIDDEN = {
     "batch": (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"}),
     **{
         unit: (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"})
-        for unit in ("errors", "environment", "extensions", "storage")
+        for unit in ("errors", "environment", "extensions", "download", "storage")
     },
     **{
         unit: (DATA_STACK | {"gin"}, SEQIO)

@@ -1,6 +1,7 @@
 """The Python door gives what the model gives, text by text, and a model saved in any format is the same model."""
 
 import dataclasses
+import doctest
 import json
 from functools import partial
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import medmt5
+from medmt5 import loaded_model
 from medmt5.errors import InputError
 from medmt5.loaded_model import LoadedModel
 from medmt5.model import mt5
@@ -112,3 +114,11 @@ def test_labels_are_those_of_the_function(model):
     labels = [*model.trained.tokenizer.labels[:2]]
     expected = medmt5.label(TEXTS, labels, model.trained, beam_size=2, scoring="local", batch_size=2)
     assert model.label(TEXTS, labels, beam_size=2, scoring="local") == expected
+
+
+def test_the_examples_of_the_documentation_run(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model.save("my-model", "huggingface")
+    found = [doctest.testmod(module, extraglobs={"m": model}) for module in (medmt5, loaded_model)]
+    assert [result.failed for result in found] == [0, 0]
+    assert [result.attempted for result in found] == [2, 10]

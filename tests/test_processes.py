@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from medmt5.cli import main
+from medmt5.conversion.command import convert
 from medmt5.tokens.mixture import Mixture
 from medmt5.tokens.store import StoreWriter
 from medmt5.training.metrics_log import read_metrics
@@ -114,28 +115,32 @@ def assert_close(actual, expected):
 def runs(data, tokenizer, tmp_path_factory):
     """Runs of 6 steps: `one` process; `two` processes to step 4, then one; `back`: one process to 2, then two.
 
-    `back` is what is left of `one` when it dies after step 2.
+    `back` is what is left of `one` when it dies after step 2. `foreign`: two processes begin with a Hugging Face folder
+    of `one`.
     """
     root = tmp_path_factory.mktemp("runs")
-    one, two, back = root / "one", root / "two", root / "back"
+    one, two, back, foreign = root / "one", root / "two", root / "back", root / "foreign"
 
     def train(model_dir, steps):
         assert main([str(a) for a in arguments(data, tokenizer, model_dir, steps)]) == 0
 
     train(one, 6)
     shutil.copytree(one, back, ignore=shutil.ignore_patterns("checkpoint_4", "checkpoint_6"))
+    convert(one, root / "huggingface", "huggingface")
+    begin = f"--gin.INITIAL_CHECKPOINT_PATH={root / 'huggingface'}"
     outputs = run_two(
         root,
         [str(a) for a in arguments(data, tokenizer, two, 4)],
         [str(a) for a in arguments(data, tokenizer, back, 6)],
+        [str(a) for a in arguments(data, tokenizer, foreign, 1, begin)],
     )
     train(two, 6)
-    return one, two, back, outputs
+    return one, two, back, foreign, outputs
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one_in_losses_gradients_parameters_and_optimizer_state(runs):
-    one, two, _, _ = runs
+    one, two, *_ = runs
     start, same_start = arrays(one, 0), arrays(two, 0)
     assert all(np.array_equal(start[name], same_start[name]) for name in start)  # bitwise
     for step in (2, 4):
@@ -145,15 +150,25 @@ def test_two_processes_equal_one_in_losses_gradients_parameters_and_optimizer_st
 
 @pytest.mark.slow
 def test_checkpoints_of_two_processes_are_read_by_one_and_the_reverse(runs):
-    one, two, back, _ = runs
+    one, two, back, *_ = runs
     for model_dir in (two, back):
         assert_close(arrays(model_dir, 6), arrays(one, 6))
         assert_same_metrics(model_dir, one)
 
 
 @pytest.mark.slow
+def test_two_processes_begin_with_a_model_of_hugging_face(runs):
+    one, _, _, foreign, _ = runs
+    expected, found = arrays(one, 6), arrays(foreign, 0)
+    names = [name for name in expected if name.startswith("['params']")]
+    assert len(names) > 10
+    for name in names:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+@pytest.mark.slow
 def test_one_process_writes_and_prints(runs):
-    _, two, _, (first, second) = runs
+    _, two, _, _, (first, second) = runs
     assert {"config.gin", "model.json", "vocabulary.model", "metrics.jsonl", "train"} <= set(os.listdir(two))
     assert "step 4/4" in first
     assert "step" not in second.replace("[Gloo]", "")

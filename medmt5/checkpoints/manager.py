@@ -275,7 +275,7 @@ def restore_params(
     Raises InputError naming the parameters that are missing, left over or of another shape.
     """
     checkpoint = Path(checkpoint).absolute()
-    record = adapters.record_in(_read_data(checkpoint))
+    record = adapters.record_in(read_data(checkpoint))
     if record is None:
         return _restore_stored(checkpoint, shapes, shardings)
     base = (restore_base or restore_params)(record.base_folder(checkpoint), shapes, shardings)
@@ -304,8 +304,8 @@ def _stored_shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
         return {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(metadata)}
 
 
-def _read_data(checkpoint: Path) -> dict[str, Any]:
-    """Returns {} for a checkpoint that says nothing: a converted one."""
+def read_data(checkpoint: Path) -> dict[str, Any]:
+    """Returns what was saved beside the state; {} for a checkpoint that says nothing: a converted one."""
     if not (checkpoint / "data").is_dir():
         return {}
     with _readable(checkpoint):

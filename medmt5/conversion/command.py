@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +21,7 @@ from medmt5.conversion.vocabulary_files import write_tokenizer
 from medmt5.conversion.vocabulary_fit import fit_rows, make_tokenizer
 from medmt5.conversion.weights import TensorInfo, Weights
 from medmt5.errors import InputError
-from medmt5.model_files import ModelFiles, read_model_files, write_model_files
+from medmt5.model_files import ModelFiles, appearing, read_model_files, write_model_files
 from medmt5.progress import progress_bar
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -87,7 +84,7 @@ def write_source(
 ) -> None:
     """Writes an open model; see `convert`. `labels` are those of its tokenizer."""
     target = Path(target).absolute()
-    with _appearing(target) as folder, progress_bar("convert", _parameters(opened), "parameters") as advance:
+    with appearing(target) as folder, progress_bar("convert", _parameters(opened), "parameters") as advance:
         if format == T5X:
             counted = _Counted(AsDtype(opened.weights, dtype), advance)
             write_t5x_legacy(folder / f"checkpoint_{opened.step}", counted, scanned=scanned, step=opened.step)
@@ -123,18 +120,3 @@ class _Counted:
         part = self._weights.read(name, index)
         self._advance(part.size)
         return part
-
-
-@contextmanager
-def _appearing(target: Path) -> Iterator[Path]:
-    """Yields a folder beside `target` that gets its name when the block ends well, and goes when it does not."""
-    if not target.parent.is_dir():
-        raise InputError(f"{target.parent} is no folder to write {target.name} into; make it first")
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

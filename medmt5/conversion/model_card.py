@@ -25,7 +25,12 @@ MACROS = (
     "Z_LOSS",
     "PACK",
     "RANDOM_SEED",
+    "TRAINABLE",
+    "LORA_RANK",
+    "LORA_ALPHA",
+    "LORA_TARGETS",
 )
+SETTINGS = re.compile(r"^((?:optimizers|schedules)\.\w+\.\w+) = (.+)$", re.MULTILINE)
 PAPER = "https://arxiv.org/abs/2404.07613"
 
 
@@ -38,7 +43,8 @@ def write_model_card(folder: Path, source: Path, config: MT5Config, tokenizer: T
     """
     model_dir = source if (source / "config.json").is_file() else source.parent
     scores = _scores(model_dir, source.name)
-    languages = sorted(lang for lang in scores.get("languages", {}) if re.fullmatch(r"[a-z]{2,3}", lang))
+    seen, dev = _training(source, model_dir)
+    languages = sorted(lang for lang in {*scores.get("languages", {}), *dev} if re.fullmatch(r"[a-z]{2,3}", lang))
     front = {
         "license": (licence or "unknown").lower(),
         "language": languages,
@@ -52,10 +58,13 @@ def write_model_card(folder: Path, source: Path, config: MT5Config, tokenizer: T
         f"# {_plain(model_dir.name)}\n",
         f"A text-to-text model of mT5's architecture with {size / 1e6:.1f} M parameters, written by medmt5 "
         f"{__version__} in the manner of [Medical mT5]({PAPER}).\n",
-        "## Data and recipe\n",
+        "## Data\n",
+        _data(seen) if seen else "As the recipe names it.\n",
+        "## Recipe\n",
         _recipe(model_dir),
         "## Scores\n",
         _table(scores),
+        _perplexities(dev),
         "## Use\n",
         "```python\nfrom transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
@@ -73,18 +82,44 @@ def write_model_card(folder: Path, source: Path, config: MT5Config, tokenizer: T
         )
         + "The licences of the model that training began from, and of the data, hold beside it.\n",
     ]
-    (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
+    (folder / "README.md").write_text("\n".join(part for part in parts if part), encoding="utf-8")
+
+
+def _training(checkpoint: Path, model_dir: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns what metrics.jsonl tells of the step in `checkpoint`: task -> epochs seen, language -> dev perplexity."""
+    file, step = model_dir / "metrics.jsonl", re.fullmatch(r"checkpoint_(\d+)", checkpoint.name)
+    if not file.is_file() or not step:
+        return {}, {}
+    last: dict[str, float] = {}
+    for line in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+        if line["step"] <= int(step[1]):
+            last |= line
+    seen = {name.removeprefix("epochs/"): n for name, n in last.items() if name.startswith("epochs/")}
+    found = (re.fullmatch(r"eval/(.+)/perplexity", name) for name in last)
+    return seen, {match[1]: last[match[0]] for match in found if match}
+
+
+def _data(seen: Mapping[str, float]) -> str:
+    """Says how often each task of the run's mixture was gone through; what each is, medmt5 knows by its name."""
+    rows = "".join(f"| {_plain(task)} | {epochs:.2f} |\n" for task, epochs in sorted(seen.items()))
+    return (
+        "Tasks by medmt5's names, and how often the run went through each; `medmt5 data --long` tells their sources "
+        f"and licences.\n\n| task | times seen |\n|---|---|\n{rows}"
+    )
 
 
 def _recipe(model_dir: Path) -> str:
     file = model_dir / "config.gin"
     if not file.is_file():
         return "Not known: there was no config.gin beside the weights.\n"
-    text = file.read_text(encoding="utf-8")
+    text = re.sub(r" ?\\?\n[ \t]+", " ", file.read_text(encoding="utf-8"))  # gin breaks long values
     found = {name: match[1] for name in MACROS if (match := re.search(rf"^{name} = (.+)$", text, re.MULTILINE))}
+    if found.get("LORA_RANK") == "0":
+        found = {name: value for name, value in found.items() if not name.startswith("LORA_")}
     initial = re.search(r"^INITIAL_CHECKPOINT_PATH = ['\"](.+)['\"]$", text, re.MULTILINE)
+    found |= dict(SETTINGS.findall(text))
     found["began from"] = _plain("/".join(Path(initial[1]).parts[-2:])) if initial else "fresh weights"
-    rows = "".join(f"| {name} | `{value}` |\n" for name, value in found.items())
+    rows = "".join(f"| {name} | `{_in_cell(value)}` |\n" for name, value in found.items())
     return f"| | |\n|---|---|\n{rows}"
 
 
@@ -108,6 +143,13 @@ def _table(scores: Mapping[str, Any]) -> str:
     )
 
 
+def _perplexities(dev: Mapping[str, float]) -> str:
+    if not dev:
+        return ""
+    listed = ", ".join(f"{_plain(language)} {value:.2f}" for language, value in sorted(dev.items()))
+    return f"Perplexity a target token on the dev split, at the last evaluation of the run: {listed}.\n"
+
+
 def _labels(tokenizer: Tokenizer) -> str:
     names: Sequence[str] = tokenizer.labels
     tags = f"are tokens of their own: {', '.join(f'`<{n}>`' for n in names)}" if names else "are ordinary pieces"
@@ -120,6 +162,11 @@ def _labels(tokenizer: Tokenizer) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _in_cell(text: str) -> str:
+    """Returns a text that ends no cell of a table."""
+    return text.replace("|", r"\|")
 
 
 def _plain(text: str) -> str:

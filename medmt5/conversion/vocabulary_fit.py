@@ -13,6 +13,7 @@ from medmt5.conversion.weights import Weights
 from medmt5.errors import InputError
 from medmt5.model_files import read_model_files
 from medmt5.tokenizer import Tokenizer
+from medmt5.vocabularies import vocabulary_file
 
 SPARE_ROWS = 1024  # a vocabulary that leaves more rows than this unused is another model's
 ROW_MULTIPLE = 128
@@ -90,11 +91,11 @@ def make_tokenizer(source: Source, vocabulary: Path | None, target: Path, labels
 
     T5's own file has no sentinels: they are appended, at the ids that transformers gives them.
     """
-    file = vocabulary or source.vocabulary
+    file = vocabulary_file(vocabulary) if vocabulary else source.vocabulary
     if file is None or not file.is_file():
         raise InputError(
             f"{file or source.path} has no SentencePiece model; give the vocabulary it was trained with: --vocabulary "
-            "spiece.model"
+            "spiece.model (of mT5: --vocabulary mt5)"
         )
     target.write_bytes(read_vocabulary(file))
     tokenizer = Tokenizer(target, labels)

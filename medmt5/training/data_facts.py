@@ -16,12 +16,12 @@ Facts = Mapping[str, Mapping[str, Any]]
 
 def check_same_data(saved: Facts, now: Facts, model_dir: str | Path) -> None:
     """Raises InputError where a run would go on with other data than `saved`, which its checkpoint was trained on."""
-    if changed := differences(saved["stores"], now["stores"]):
+    if changed := differences(saved.get("stores", now["stores"]), now["stores"]):
         raise InputError(
             f"the token stores changed since {model_dir} was started: {', '.join(changed)}; restore them, or "
             "start in another MODEL_DIR with INITIAL_CHECKPOINT_PATH"
         )
-    before, after = saved.get("batches", now["batches"]), now["batches"]  # earlier versions did not save it
+    before, after = saved.get("batches", now["batches"]), now["batches"]  # not in checkpoints of earlier versions
     if changed := differences(before, after):
         raise InputError(
             f"{model_dir} was started with "

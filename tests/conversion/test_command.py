@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import shutil
+import signal
+import sys
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from medmt5.cli import main
+from medmt5.cli import main, run
 from medmt5.conversion.command import convert
 from medmt5.conversion.formats import detect_format, open_source
 from medmt5.conversion.initial import load_params
@@ -62,8 +64,16 @@ def test_the_card_tells_recipe_scores_and_licence_and_no_place(model_dir, tmp_pa
     folder = shutil.copytree(model_dir, tmp_path / "run")
     (folder / "config.gin").write_text(
         "INITIAL_CHECKPOINT_PATH = '/secret/place/mt5-large'\nTRAIN_STEPS = 400\nMODEL_DIR = '/secret/run'\n"
-        "MIXTURE_OR_TASK_NAME = 'multitask'\n"
+        "MIXTURE_OR_TASK_NAME = 'multitask'\nLORA_RANK = 0\nLORA_ALPHA = 16.0\n"
+        "TRAINABLE = \\\n    (('a|c', True),\n     ('b', False))\n"
+        "optimizers.adafactor.learning_rate = 0.1\n"
     )
+    lines = [
+        {"step": 6, "epochs/e3c.es": 0.5, "epochs/e3c.en": 1.5},
+        {"step": 7, "eval/es/perplexity": 2.5},
+        {"step": 8, "epochs/e3c.es": 9.0, "eval/es/perplexity": 9.0, "eval/it/perplexity": 9.0},
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     counts = {"f1": 0.75, "precision": 0.8, "recall": None, "gold": 12}
     scores = {"split": "test", "decoding": {"beam": 4, "scoring": "full"}, "tasks": {"e3c.es": counts}, "all": counts}
     (folder / "evaluation/checkpoint_7").mkdir(parents=True)
@@ -72,6 +82,10 @@ def test_the_card_tells_recipe_scores_and_licence_and_no_place(model_dir, tmp_pa
     card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
     for part in ('license: "apache-2.0"', 'language: ["es"]', "| TRAIN_STEPS | `400` |", "place/mt5-large"):
         assert part in card
+    for part in ("| e3c.es | 0.50 |", "| e3c.en | 1.50 |", "last evaluation of the run: es 2.50."):
+        assert part in card
+    assert "| TRAINABLE | `(('a\\|c', True), ('b', False))` |\n| optimizers.adafactor.learning_rate | `0.1` |" in card
+    assert "LORA" not in card
     assert "| e3c.es | 0.750 | 0.800 | – | 12 |" in card
     assert "no medical device" in card
     assert "secret" not in card
@@ -203,3 +217,16 @@ def test_nothing_is_left_of_a_conversion_that_failed(model_dir, exported, tmp_pa
     with pytest.raises(InputError, match=r"spiece\.model: the vocabulary is no SentencePiece model.*git lfs pull"):
         convert(damaged, tmp_path / "new", "medmt5")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "there"]
+
+
+def test_sigterm_leaves_nothing(model_dir, tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    command = ["medmt5", "convert", str(model_dir), str(tmp_path / "new"), "--format=huggingface"]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr("medmt5.conversion.command.write_tokenizer", lambda *_: signal.raise_signal(signal.SIGTERM))
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not list(tmp_path.iterdir())

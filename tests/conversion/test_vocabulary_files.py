@@ -1,5 +1,7 @@
 """What AutoTokenizer makes of an exported folder gives our ids: words, unknown characters, tags, T5's sentinels."""
 
+import gzip
+import itertools
 import json
 
 import numpy as np
@@ -87,12 +89,19 @@ def test_what_is_no_protocol_buffer_is_refused(data):
 
 
 def test_real_vocabulary(real_data, tmp_path):
-    """mT5's own file: every sentinel and tag, and each kind of piece."""
+    """mT5's own file: sentinels, tags, each kind of piece and real text, by SentencePiece and by transformers."""
     transformers = pytest.importorskip("transformers")
     ours = Tokenizer(real_data / "vocab/spiece.model")
     write_tokenizer(tmp_path, ours, 512)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mt5", "transformers_version": "4.57.1"}))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert theirs.convert_tokens_to_ids(["<ClinicalEntity>", "</ClinicalEntity>"]) == [250100, 250101]
-    for text in [*TEXTS, "<0x41> in angle brackets"]:
-        assert theirs(text).input_ids == [*ours.encode(text), 1], text
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(ours.model_file))
+    texts = [*TEXTS, "<0x41> in angle brackets"]
+    for lang in ("en", "es", "fr", "it"):
+        with gzip.open(real_data / f"pretraining/e3c_layer3_{lang}.jsonl.gz", "rt", encoding="utf-8") as lines:
+            texts += [json.loads(line)["text"] for line in itertools.islice(lines, 20)]
+    for number, text in enumerate(texts):  # a failure tells a number, not a text
+        ids = reference.encode(text)
+        assert ours.encode(text) == ids, number
+        assert theirs(text).input_ids == [*ids, 1], number

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from medmt5.datasets import download
+from medmt5 import download
 from medmt5.datasets.declarations import find
 from medmt5.datasets.declarations.declaration import Download
 from medmt5.datasets.download import get

@@ -269,9 +269,9 @@ def walk(tables, state, choices):
     if bool(state.done[0, 0]):
         yield choices
         return
-    ids, allowed = label_automaton.candidates(tables, state)
+    ids, allowed = jax.jit(label_automaton.candidates)(tables, state)
     for choice in np.flatnonzero(allowed[0, 0]).tolist():
-        after = label_automaton.advance(tables, state, jnp.array([[choice]]))
+        after = jax.jit(label_automaton.advance)(tables, state, jnp.array([[choice]]))
         yield from walk(tables, after, (*choices, (choice, int(ids[0, 0, choice]))))
 
 
@@ -291,9 +291,8 @@ def test_spans_are_read_from_choices_whatever_pieces_a_tag_has():
             assert choices_to_spans(choices, [len(word) for word in words], len(OPENS)) == list(output.spans)
 
 
-@pytest.mark.parametrize(("scoring", "beam_size"), [("local", 4), ("marginal", 4)])
-def test_any_sentence_is_copied_and_tagged_by_the_rules(scoring, beam_size):
-    """Words of any ids, whole tags too, among them; a model that overflows every now and then."""
+def test_any_sentence_is_copied_and_tagged_by_the_rules():
+    """Words of any ids, among them whole tags."""
     rng = np.random.default_rng(3)
     drawn = [10, 10, 11, 12, 13, 14, 15, 16, 0, 1, 2, 3]
     sentences = [
@@ -306,7 +305,7 @@ def test_any_sentence_is_copied_and_tagged_by_the_rules(scoring, beam_size):
     tables = make_tables(sentences, 20)
     steps = label_automaton.max_steps(tables)
     seeds = rng.integers(0, 2**32, len(sentences), np.uint32)
-    found = jax.device_get(run(seeds, tables, beam_size=beam_size, num_steps=steps, scoring=scoring))
+    found = jax.device_get(run(seeds, tables, beam_size=4, num_steps=steps, scoring="marginal"))
     assert np.all(found.lengths[:, 0] > 0)
     assert np.all(found.decoder_passes <= found.lengths.max(axis=1))
     tagged = 0

@@ -5,7 +5,10 @@ import pytest
 import seqio
 
 from medmt5.annotation.spans import Span
+from medmt5.annotation.tagged_text import encode_target
 from medmt5.cli import main
+from medmt5.evaluation.results import Prediction
+from medmt5.evaluation.summary import summarize
 from medmt5.tasks.caching import build_mixture
 from medmt5.tasks.seqio_cache import write_caches
 from medmt5.tasks.span_metrics import entity_f1, to_spans
@@ -150,6 +153,37 @@ def test_what_is_not_gold_scores_less(environment, tokenizer):
         return np.array(kept + [0] * (len(targets) - len(kept)), np.int32)
 
     assert evaluate("sample_diseases.en", without_tags) == {"sample_diseases.en": {"f1": 0.0, "recall": 0.0}}
+
+
+def test_what_a_model_writes_scores_as_in_medmt5_evaluate(environment, tokenizer):
+    """Right, wrong, missing and spurious spans, in words that text spells otherwise, too."""
+    rng = np.random.default_rng(0)
+    words = ["l´ictus", "\u00ad", "½", "</s>", "¨", "日本", "a\u200bb", "asthma", "fever", "x"]
+    written, sentences = {}, []
+    for _ in range(12):
+        sentence = rng.permutation(words).tolist()
+        gold, predicted = ([Span(i, i + 1, "Disease") for i in np.flatnonzero(rng.random(10) < 0.3)] for _ in "gp")
+        sentences.append((sentence, gold, predicted))
+        written[tuple(encode_target(sentence, gold, tokenizer))] = encode_target(sentence, predicted, tokenizer)
+    tags = [
+        [(w, "B-Disease" if i in {s.start for s in gold} else "O") for i, w in enumerate(ws)]
+        for ws, gold, _ in sentences
+    ]
+    lines = ["\n".join(f"{word}\t{tag}" for word, tag in sentence) for sentence in tags]
+    (environment / "raw/sample_diseases/en/test.conll").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+
+    def predict(targets):
+        ids = written[tuple(np.trim_zeros(targets).tolist())]
+        return np.array(ids + [0] * (LENGTHS["targets"] - len(ids)), np.int32)
+
+    predictions = [
+        Prediction(str(i), "en", tuple(ws), tuple(gold), tuple(found), 0.0, "d")
+        for i, (ws, gold, found) in enumerate(sentences)
+    ]
+    ours = summarize({"sample_diseases.en": (predictions, ("Disease",))})["tasks"]["sample_diseases.en"]
+    assert 0 < ours["f1"] < 1
+    wanted = {name: ours[name] for name in ("f1", "precision", "recall")}
+    assert evaluate("sample_diseases.en", predict) == {"sample_diseases.en": wanted}
 
 
 @pytest.mark.parametrize(

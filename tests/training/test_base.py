@@ -13,6 +13,9 @@ import pytest
 
 from medmt5 import partitioning, train
 from medmt5.checkpoints.manager import find_checkpoint, restore_params
+from medmt5.cli import main
+from medmt5.conversion.formats import open_source
+from medmt5.conversion.parameters import by_name
 from medmt5.errors import InputError
 from medmt5.model.lora import merge_adapters
 from medmt5.model_files import read_model_files
@@ -104,6 +107,16 @@ def test_what_is_read_is_merged(adapted):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), plain_params(model_dir / "checkpoint_4"), merged
     )
+
+
+@pytest.mark.parametrize("format", ["medmt5", "huggingface"])
+def test_what_goes_out_is_merged_and_needs_no_base(adapted, tmp_path, format):
+    _, model_dir, state = adapted
+    assert main(["convert", str(model_dir), str(tmp_path / "out"), "--format", format]) == 0
+    written = open_source(tmp_path / "out").weights
+    for name, expected in by_name(jax.device_get(merge_adapters(state.params, 16.0))).items():
+        np.testing.assert_allclose(written.read(name), expected, rtol=1e-6, atol=1e-8, err_msg=name)
+    assert not any("lora" in name for name in written.tensors())
 
 
 def test_adapters_serve_as_a_base_too(adapted, experiment):

@@ -9,6 +9,7 @@ from medmt5 import config, processes, train
 from medmt5.checkpoints.manager import checkpoints_in
 from medmt5.cli import main
 from medmt5.errors import InputError
+from medmt5.plan import make_plan
 from medmt5.training.data_facts import check_same_data
 from medmt5.training.metrics_log import TIMES, read_metrics
 
@@ -45,9 +46,10 @@ def test_the_configuration_beside_a_checkpoint_starts_the_same_run_bit_for_bit(r
 
 
 def test_packing_in_a_run_that_began_without_it_is_refused(experiment, resolved):
-    with pytest.raises(InputError) as error:
-        train.train(experiment("resolved", TRAIN_STEPS=6, PACK=True))
-    assert f"{resolved} was started with PACK = False, not True: " in str(error.value)
+    for attempt in (train.train, make_plan):
+        with pytest.raises(InputError) as error:
+            attempt(experiment("resolved", TRAIN_STEPS=6, PACK=True))
+        assert f"{resolved} was started with PACK = False, not True: " in str(error.value)
 
 
 BATCHES = {"BATCH_SIZE": 4, "PACK": False, "RANDOM_SEED": 0, "the rates of the mixture": {"a.en": 20.0}}
