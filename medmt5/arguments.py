@@ -6,8 +6,10 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from medmt5 import storage
 from medmt5.configuration.macros import describe_configuration
 from medmt5.datasets.command import add_arguments as add_data_arguments
+from medmt5.errors import InputError
 
 
 def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
@@ -36,7 +38,7 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         return command
 
     sample = add("sample", "Write the sample data, in raw formats.", "medmt5 sample --output demo/raw")
-    sample.add_argument("--output", type=Path, required=True, metavar="DIR")
+    sample.add_argument("--output", type=_disk, required=True, metavar="DIR")
     sample.add_argument("--seed", type=int, default=0)
 
     data = add(
@@ -52,9 +54,9 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "medmt5 corpus --data_dir demo/raw --output demo/corpus --languages en,es,fr,it",
     )
     corpus.add_argument(
-        "--data_dir", type=Path, required=True, metavar="DIR", help="raw files; languages/*.toml says where below it"
+        "--data_dir", type=_disk, required=True, metavar="DIR", help="raw files; languages/*.toml says where below it"
     )
-    corpus.add_argument("--output", type=Path, required=True, metavar="DIR")
+    corpus.add_argument("--output", type=_place, required=True, metavar="DIR")
     corpus.add_argument(
         "--languages", type=_names, default=None, metavar="A,B", help="default: every language there is"
     )
@@ -70,9 +72,9 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "Train a SentencePiece vocabulary on a corpus. (mT5 has its own: --vocabulary mt5 elsewhere.)",
         "medmt5 vocabulary --corpus demo/corpus --size 3000 --output demo/spiece.model",
     )
-    vocabulary.add_argument("--corpus", type=Path, required=True, metavar="DIR")
+    vocabulary.add_argument("--corpus", type=_place, required=True, metavar="DIR")
     vocabulary.add_argument("--size", type=int, required=True, help="pieces, 256 bytes and 100 sentinels included")
-    vocabulary.add_argument("--output", type=Path, required=True, metavar="FILE")
+    vocabulary.add_argument("--output", type=_disk, required=True, metavar="FILE")
     vocabulary.add_argument("--max_documents", type=int, default=100_000, help="per language (default: %(default)s)")
 
     tokens = add(
@@ -82,24 +84,24 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "--data_dir demo/raw",
     )
     tokens.add_argument("--mixture", required=True, metavar="NAME", help="of a task or mixture, yours too")
-    tokens.add_argument("--token_store", type=Path, metavar="DIR", help="where training reads them")
+    tokens.add_argument("--token_store", type=_place, metavar="DIR", help="where training reads them")
     tokens.add_argument(
-        "--seqio_cache", type=Path, metavar="DIR", help="instead or too: caches for SeqIO's and T5X's use_cached"
+        "--seqio_cache", type=_disk, metavar="DIR", help="instead or too: caches for SeqIO's and T5X's use_cached"
     )
     tokens.add_argument(
         "--vocabulary",
-        type=Path,
+        type=_place,
         required=True,
         metavar="FILE",
         help="a SentencePiece model, or mt5: its own, fetched once",
     )
-    tokens.add_argument("--data_dir", type=Path, metavar="DIR", help="raw labelled data; default: $MEDMT5_DATA_DIR")
+    tokens.add_argument("--data_dir", type=_disk, metavar="DIR", help="raw labelled data; default: $MEDMT5_DATA_DIR")
     tokens.add_argument(
-        "--corpus_dir", type=Path, metavar="DIR", help="what `medmt5 corpus` wrote; default: $MEDMT5_CORPUS_DIR"
+        "--corpus_dir", type=_place, metavar="DIR", help="what `medmt5 corpus` wrote; default: $MEDMT5_CORPUS_DIR"
     )
 
     tokens.add_argument(
-        "--tfds_data_dir", type=Path, metavar="DIR", help="where TFDS prepares data; default: $TFDS_DATA_DIR"
+        "--tfds_data_dir", type=_disk, metavar="DIR", help="where TFDS prepares data; default: $TFDS_DATA_DIR"
     )
 
     train = add(
@@ -159,10 +161,10 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "medmt5 evaluate --checkpoint demo/finetune --mixture sample_multitask --token_store demo/tokens",
     )
     evaluate.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="DIR", help="MODEL_DIR (newest) or checkpoint_<step>"
+        "--checkpoint", type=_place, required=True, metavar="DIR", help="MODEL_DIR (newest) or checkpoint_<step>"
     )
     evaluate.add_argument("--mixture", required=True, metavar="NAME")
-    evaluate.add_argument("--token_store", type=Path, required=True, metavar="DIR")
+    evaluate.add_argument("--token_store", type=_place, required=True, metavar="DIR")
     evaluate.add_argument("--split", default="test", help="default: %(default)s")
     evaluate.add_argument("--max_sentences", type=int, default=None, help="of each task, the first so many")
     _add_decoding(evaluate)
@@ -175,15 +177,15 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "  (of any size; started again after a kill, it goes on where it stood)",
     )
     label.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="DIR", help="MODEL_DIR (newest) or checkpoint_<step>"
+        "--checkpoint", type=_place, required=True, metavar="DIR", help="MODEL_DIR (newest) or checkpoint_<step>"
     )
     label.add_argument(
         "--labels", type=_names, required=True, metavar="A,B", help="labels to look for; the model must know them"
     )
-    label.add_argument("--input", type=Path, metavar="FILE", help="a document a line; - for standard input")
+    label.add_argument("--input", type=_disk, metavar="FILE", help="a document a line; - for standard input")
     label.add_argument(
         "--output",
-        type=Path,
+        type=_disk,
         metavar="FILE",
         help="default: standard output; a file that was begun (FILE.part, FILE.journal) is gone on with",
     )
@@ -207,7 +209,7 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "  curl http://127.0.0.1:8080/label -H 'Content-Type: application/json' -d '{\"text\": \"No asthma.\"}'",
     )
     serve.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="DIR", help="MODEL_DIR (newest) or checkpoint_<step>"
+        "--checkpoint", type=_place, required=True, metavar="DIR", help="MODEL_DIR (newest) or checkpoint_<step>"
     )
     serve.add_argument(
         "--labels", type=_names, required=True, metavar="A,B", help="labels that requests may ask for; default of each"
@@ -241,9 +243,9 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "  medmt5 convert downloads/mt5-small mt5-small --format medmt5",
     )
     convert.add_argument(
-        "source", type=Path, metavar="SOURCE", help="MODEL_DIR, checkpoint, Hugging Face folder or T5X checkpoint"
+        "source", type=_place, metavar="SOURCE", help="MODEL_DIR, checkpoint, Hugging Face folder or T5X checkpoint"
     )
-    convert.add_argument("target", type=Path, metavar="TARGET", help="a folder that does not exist yet")
+    convert.add_argument("target", type=_disk, metavar="TARGET", help="a folder that does not exist yet")
     convert.add_argument("--format", choices=("huggingface", "medmt5", "t5x"), required=True, help="of TARGET")
     convert.add_argument(
         "--dtype",
@@ -253,7 +255,7 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     )
     convert.add_argument(
         "--vocabulary",
-        type=Path,
+        type=_disk,
         metavar="FILE",
         help="a SentencePiece model, where SOURCE has none (T5X), or mt5: its own, fetched once",
     )
@@ -267,10 +269,10 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "  medmt5 average runs/seed_0 runs/seed_1 runs/seed_2/checkpoint_600 --output runs/mean",
     )
     average.add_argument(
-        "checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="MODEL_DIR (newest) or checkpoint_<step>"
+        "checkpoints", nargs="+", type=_place, metavar="CHECKPOINT", help="MODEL_DIR (newest) or checkpoint_<step>"
     )
     average.add_argument("--last", type=int, metavar="N", help="of one MODEL_DIR, its N newest checkpoints")
-    average.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new MODEL_DIR")
+    average.add_argument("--output", type=_disk, required=True, metavar="DIR", help="a new MODEL_DIR")
 
     report = add(
         "report",
@@ -287,7 +289,7 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         metavar="NAME=MODEL_DIR",
         help="may be repeated; runs of one name are its seeds: mean and standard deviation are shown",
     )
-    report.add_argument("--output", type=Path, required=True, metavar="FILE")
+    report.add_argument("--output", type=_disk, required=True, metavar="FILE")
     report.add_argument("--title", default="Medical mT5")
 
     demo = add(
@@ -295,9 +297,9 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
         "Walk the whole road, from raw files to a report, printing each command.",
         "medmt5 demo --output demo",
     )
-    demo.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR", help="default: %(default)s")
+    demo.add_argument("--output", type=_disk, default=Path("demo"), metavar="DIR", help="default: %(default)s")
     demo.add_argument(
-        "--data", type=Path, metavar="DIR", help="real data instead of the sample: E3C, NCBI-disease, AbstRCT"
+        "--data", type=_disk, metavar="DIR", help="real data instead of the sample: E3C, NCBI-disease, AbstRCT"
     )
     return parser
 
@@ -349,8 +351,23 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _run(text: str) -> tuple[str, Path]:
+def _place(text: str) -> str | Path:
+    """A path on a disk, or the URL of an object store."""
+    try:
+        storage.check(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text if storage.is_url(text) else Path(text)
+
+
+def _disk(text: str) -> Path:
+    if storage.is_url(text):
+        raise argparse.ArgumentTypeError(f"{text} is on an object store, and this must lie on a disk; copy it there")
+    return Path(text)
+
+
+def _run(text: str) -> tuple[str, str | Path]:
     name, _, path = text.partition("=")
     if not name or not path:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=MODEL_DIR")
-    return name, Path(path)
+    return name, _place(path)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from medmt5 import storage
 from medmt5.checkpoints.manager import PREFIX, checkpoint_step, checkpoints_in, data_digest, find_checkpoint
 from medmt5.conversion.checkpoint import chunk_shape, grid, write_checkpoint
 from medmt5.conversion.formats import open_source
@@ -43,7 +44,7 @@ def average(checkpoints: Sequence[Path], output: Path, last: int | None = None) 
         _check_alike(folders[0], files[0], folder, other)
     mean = Mean(folders, [open_source(folder).weights for folder in folders])
     step = max(map(checkpoint_step, folders))
-    data = {"next_step": step, "mean_of": list(map(str, folders))}
+    data = {"next_step": step, "mean_of": list(map(storage.origin, folders))}
     with appearing(output) as folder:
         checkpoint = folder / f"{PREFIX}_{step}"
         write_checkpoint(checkpoint, mean, advance=lambda _: None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from medmt5 import storage
 from medmt5.arguments import make_parser
 from medmt5.configuration.check import PLACEHOLDERS, check_configuration
 from medmt5.configuration.statements import parse_flags
@@ -70,20 +71,20 @@ def _corpus(args, rest) -> None:
     from medmt5.corpus.build import build_corpus
     from medmt5.languages import codes
 
-    build_corpus(
-        args.data_dir, args.output, args.languages or codes(), sources=args.sources, max_words_per_source=args.max_words
-    )
+    with storage.updated(args.output) as output:
+        build_corpus(
+            args.data_dir, output, args.languages or codes(), sources=args.sources, max_words_per_source=args.max_words
+        )
 
 
 def _vocabulary(args, rest) -> None:
     from itertools import islice
 
-    from medmt5.corpus.store import corpus_languages, read_corpus
+    from medmt5.corpus.store import corpus_languages, fetch_corpus, read_corpus
     from medmt5.tokenizer import train_vocabulary
 
-    documents = (
-        d for lang in corpus_languages(args.corpus) for d in islice(read_corpus(args.corpus, lang), args.max_documents)
-    )
+    corpus = fetch_corpus(args.corpus)
+    documents = (d for lang in corpus_languages(corpus) for d in islice(read_corpus(corpus, lang), args.max_documents))
     train_vocabulary(
         (line for d in documents for line in d["text"].splitlines() if line.strip()), args.output, args.size
     )
@@ -94,21 +95,23 @@ def _tokens(args, rest) -> None:
         raise InputError("nowhere to write to; give --token_store DIR, or --seqio_cache DIR")
     from medmt5.vocabularies import vocabulary_file
 
+    vocabulary = vocabulary_file(args.vocabulary)
     places = {
         "MEDMT5_DATA_DIR": args.data_dir,
         "MEDMT5_CORPUS_DIR": args.corpus_dir,
-        "MEDMT5_VOCABULARY": vocabulary_file(args.vocabulary),
+        "MEDMT5_VOCABULARY": vocabulary,
         "TFDS_DATA_DIR": args.tfds_data_dir,
     }
     for variable, value in places.items():
         if value is not None:
-            os.environ[variable] = str(value.absolute())
+            os.environ[variable] = value if storage.is_url(value) else str(Path(value).absolute())
     from medmt5.tasks.caching import build_mixture
     from medmt5.tasks.seqio_cache import write_caches
     from medmt5.tokenizer import Tokenizer
 
     if args.token_store:
-        build_mixture(args.mixture, args.token_store, Tokenizer(args.vocabulary))
+        with storage.updated(args.token_store) as root:
+            build_mixture(args.mixture, root, Tokenizer(vocabulary))
     if args.seqio_cache:
         write_caches(args.mixture, args.seqio_cache)
 
@@ -122,7 +125,11 @@ def _bindings(files, args, rest, placeholders=()) -> list[str]:
     if others:
         raise InputError(f"unrecognized arguments: {' '.join(others)}; macros are set as --gin.NAME=VALUE")
     values = check_configuration("train.Experiment", files, bindings, args.gin_search_paths, placeholders)
+    for name in () if placeholders else ("model_dir", "token_store", "vocabulary", "initial_checkpoint_path"):
+        storage.check(values.get(name) or "")
     store, mixture = Path(values.get("token_store", "")), values.get("mixture")
+    if storage.is_url(values.get("token_store", "")):
+        return bindings  # whether the mixture is there, the store tells later: this asks no server
     if mixture and not placeholders and not mixture_file(store, mixture).is_file() and not (store / mixture).is_dir():
         from medmt5.datasets.names import check_name, names  # reads the declarations, a user's own included
 
@@ -258,10 +265,11 @@ def _serve(args, rest) -> None:
 
 def _convert(args, rest) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # JAX is asked for shapes; a GPU would be held for nothing
+    from medmt5.checkpoints.object_store import fetch_model
     from medmt5.conversion.command import convert
 
     convert(
-        args.source,
+        fetch_model(args.source),
         args.target,
         args.format,
         dtype=args.dtype,
@@ -272,16 +280,20 @@ def _convert(args, rest) -> None:
 
 
 def _average(args, rest) -> None:
+    if args.last is not None and any(map(storage.is_url, args.checkpoints)):
+        raise InputError("--last is for a MODEL_DIR on a disk; of an object store name the checkpoints one by one")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # as of convert
     from medmt5.average import average
+    from medmt5.checkpoints.object_store import fetch_model
 
-    print(f"written to {average(args.checkpoints, args.output, args.last)}")
+    print(f"written to {average([fetch_model(place) for place in args.checkpoints], args.output, args.last)}")
 
 
 def _report(args, rest) -> None:
     from medmt5.evaluation.report import write_report
+    from medmt5.evaluation.results import fetch_results
 
-    print(write_report(args.output, args.runs, args.title))
+    print(write_report(args.output, [(name, fetch_results(place)) for name, place in args.runs], args.title))
 
 
 def _demo(args, rest) -> int:

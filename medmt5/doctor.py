@@ -13,6 +13,7 @@ import platform
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from medmt5 import storage
 from medmt5.errors import InputError
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def examine(
     yield check_recipe(experiment)
     yield check_memory(experiment)
     yield check_disk(experiment)
-    yield check_writing(Path(experiment.model_dir))
+    yield check_writing(experiment.model_dir)
 
 
 def report(findings: Sequence[Finding], as_json: bool = False) -> int:
@@ -184,14 +186,15 @@ def check_collective() -> Finding:
 def check_recipe(e: Experiment) -> Finding:
     """Looks at what training checks before it compiles, and opens the token stores."""
     from medmt5 import plan, train
-    from medmt5.tokens.mixture import Mixture, mixture_file
+    from medmt5.tokens.copies import fetch_stores, has_mixture
+    from medmt5.tokens.mixture import Mixture
 
     try:
         _, tokenizer = train.check(e)
-        root = Path(e.token_store)
-        if not mixture_file(root, e.mixture).is_file():
-            command = f"medmt5 tokens --mixture={e.mixture} --token_store={root} --vocabulary={e.vocabulary}"
-            return Finding("recipe", f"no token stores of {e.mixture} in {root}", command)
+        if not has_mixture(e.token_store, e.mixture):
+            command = f"medmt5 tokens --mixture={e.mixture} --token_store={e.token_store} --vocabulary={e.vocabulary}"
+            return Finding("recipe", f"no token stores of {e.mixture} in {e.token_store}", command)
+        root = fetch_stores(e.token_store, e.mixture, ("train",))
         train.open_stores(Mixture.read(root, e.mixture), root, "train", tokenizer)
     except (InputError, OSError) as error:
         return Finding("recipe", str(error), "correct it as the message says")
@@ -227,6 +230,8 @@ def check_disk(e: Experiment) -> Finding:
     from medmt5.plan import checkpoints_kept, state_bytes
 
     kept, size = checkpoints_kept(e, 0)[1] + 1, state_bytes(e)
+    if storage.is_url(e.model_dir):
+        return Finding("disk", f"{kept} checkpoints of {_gib(size)} in MODEL_DIR, an object store")
     free = shutil.disk_usage(_existing(Path(e.model_dir))).free
     text = f"{kept} checkpoints of {_gib(size)} in MODEL_DIR, {_gib(free)} free"
     if kept * size > free:
@@ -234,9 +239,11 @@ def check_disk(e: Experiment) -> Finding:
     return Finding("disk", text)
 
 
-def check_writing(model_dir: Path) -> Finding:
+def check_writing(model_dir: str | Path) -> Finding:
     """Writes a file where MODEL_DIR is or will be, reads it and removes it."""
-    folder = _existing(model_dir)
+    if storage.is_url(model_dir):
+        return _check_writing_on_store(str(model_dir).rstrip("/"))
+    folder = _existing(Path(model_dir))
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix="medmt5-doctor-") as file:
             file.write(b"medmt5")
@@ -246,6 +253,21 @@ def check_writing(model_dir: Path) -> Finding:
     except OSError as error:
         return Finding("writing", f"{folder}: {error.strerror}", "another MODEL_DIR, or the right to write there")
     return Finding("writing", f"{folder} can be written to")
+
+
+def _check_writing_on_store(url: str) -> Finding:
+    name = f"{url}/medmt5-doctor-{uuid.uuid4().hex}"
+    try:
+        storage.check(url)
+        with storage.opened(url) as store:
+            store.pipe_file(name, b"medmt5")
+            same = store.cat_file(name) == b"medmt5"
+            store.rm_file(name)
+    except InputError as error:
+        return Finding("writing", str(error), "another MODEL_DIR, or the right to write there")
+    if not same:
+        return Finding("writing", f"{url} gives back something else than was written", "another MODEL_DIR")
+    return Finding("writing", f"{url} can be written to")
 
 
 def _existing(path: Path) -> Path:

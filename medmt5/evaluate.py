@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from medmt5 import storage
 from medmt5.annotation.example import LabelledExample
 from medmt5.decoding.label_scores import Scoring
 from medmt5.errors import InputError
@@ -20,15 +21,16 @@ from medmt5.evaluation.tables import f1_table, ways_table
 from medmt5.labelling import Labeller
 from medmt5.progress import progress_bar
 from medmt5.tokenizer import Tokenizer
+from medmt5.tokens.copies import fetch_stores
 from medmt5.tokens.mixture import Mixture
 from medmt5.tokens.store import TokenStore, read_gold
 from medmt5.trained_model import TrainedModel, load_trained_model
 
 
 def evaluate(
-    checkpoint: Path,
+    checkpoint: str | Path,
     mixture: str,
-    token_store: Path,
+    token_store: str | Path,
     *,
     split: str = "test",
     max_sentences: int | None = None,
@@ -41,7 +43,7 @@ def evaluate(
 
     `max_sentences`: of each task, the first so many.
     """
-    stores, without = _open_stores(token_store, mixture, split)
+    stores, without = _open_stores(fetch_stores(token_store, mixture, (split,)), mixture, split)
     model = load_trained_model(checkpoint)
     labeller = Labeller(model, beam_size=beam_size, scoring=scoring, batch_size=batch_size)
     for store in stores:
@@ -61,12 +63,13 @@ def evaluate(
             write_predictions(folder / f"{task}.{split}.jsonl", predictions)
             tasks[task] = predictions, labels
     results: dict[str, Any] = {
-        "checkpoint": str(model.checkpoint),
+        "checkpoint": storage.origin(model.checkpoint),
         "step": model.step,
         "split": split,
         "decoding": {"beam": beam_size, "scoring": scoring},
     } | summarize(tasks)
     write_scores(folder / "scores.json", results)
+    storage.publish(folder)
     console = Console(soft_wrap=True)
     name = model.checkpoint.parent.name
     console.print(f1_table({name: results}), ways_table(results), sep="\n")
@@ -74,7 +77,7 @@ def evaluate(
         console.print(f"files without documents, so intervals are of sentences, and too narrow: {', '.join(alone)}")
     if without:
         console.print(f"without a {split} split, so not scored: {', '.join(without)}")
-    console.print(f"written to {folder}")
+    console.print(f"written to {storage.origin(folder)}")
     return results
 
 

@@ -231,5 +231,5 @@ class _InMemory:
 
 def load(path: str | Path, *, vocabulary: str | Path | None = None, batch_size: int = 8) -> LoadedModel:
     """Returns the model in `path`; see `medmt5.load`."""
-    trained = load_trained_model(Path(path), Path(vocabulary) if vocabulary else None)
+    trained = load_trained_model(path, Path(vocabulary) if vocabulary else None)
     return LoadedModel(trained, batch_size)

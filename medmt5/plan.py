@@ -13,15 +13,18 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from medmt5 import storage
 from medmt5.batch import shapes as batch_shapes
 from medmt5.checkpoints.manager import checkpoint_step, checkpoints_in, find_checkpoint, read_data
+from medmt5.checkpoints.object_store import fetch_model, finished_steps
 from medmt5.conversion.formats import detect_format
 from medmt5.errors import InputError
 from medmt5.model.mt5 import init_params
 from medmt5.progress import short_number
 from medmt5.tokenizer import Tokenizer
 from medmt5.tokens import loader
-from medmt5.tokens.mixture import Mixture, mixture_file
+from medmt5.tokens.copies import fetch_stores, has_mixture
+from medmt5.tokens.mixture import Mixture
 from medmt5.train import Experiment, check, data_facts, make_train_step, mesh_peak_flops, open_stores, step_flops
 from medmt5.training import step as steps
 from medmt5.training import trainable
@@ -74,22 +77,24 @@ def make_plan(e: Experiment) -> str:
 
 
 def _check_going_on(e: Experiment, tokenizer: Tokenizer) -> None:
-    """Raises InputError where the run would go on with other data than its newest checkpoint was trained on."""
-    root, model_dir = Path(e.token_store), Path(e.model_dir)
+    """Raises InputError where the run would go on with other data than its newest checkpoint was trained on. Of one on
+    an object store training says so.
+    """
+    model_dir = Path(e.model_dir)
     if not model_dir.is_dir() or not checkpoints_in(model_dir) or not _has_stores(e):
         return
     try:
         saved = read_data(find_checkpoint(model_dir))
     except InputError:  # damaged: training says so, and goes on from an older one
         return
+    root = fetch_stores(e.token_store, e.mixture, ("train", "dev"))
     mixture = Mixture.read(root, e.mixture)
     stores = {split: open_stores(mixture, root, split, tokenizer) for split in ("train", "dev")}
     check_same_data(saved, data_facts(e, mixture, stores), model_dir)
 
 
 def _has_stores(e: Experiment) -> bool:
-    root = Path(e.token_store)
-    return mixture_file(root, e.mixture).is_file() or (root / e.mixture).is_dir()
+    return has_mixture(e.token_store, e.mixture) or (Path(e.token_store) / e.mixture).is_dir()
 
 
 def describe_model(e: Experiment) -> str:
@@ -124,7 +129,10 @@ def _memory(compiled: Any, device: jax.Device) -> str:
 
 def _start(e: Experiment) -> tuple[int, str]:
     """Returns the first step and what its weights come from, in the order that `train` looks."""
-    if Path(e.model_dir).is_dir():
+    if storage.is_url(e.model_dir):
+        if steps_there := finished_steps(e.model_dir):
+            return steps_there[-1], f"{e.model_dir}/checkpoint_{steps_there[-1]} (if it is whole; not read now)"
+    elif Path(e.model_dir).is_dir():
         try:
             newest = find_checkpoint(Path(e.model_dir))
         except InputError:
@@ -132,7 +140,7 @@ def _start(e: Experiment) -> tuple[int, str]:
         else:
             return checkpoint_step(newest), f"{newest} (if it is whole; not read now)"
     if e.initial_checkpoint_path:
-        kind, folder = detect_format(Path(e.initial_checkpoint_path))
+        kind, folder = detect_format(fetch_model(e.initial_checkpoint_path))
         return 0, f"weights of {folder} ({kind})"
     return 0, f"fresh weights, RANDOM_SEED = {e.seed}"
 
@@ -147,9 +155,9 @@ def _time(flops: float, peak: float | None) -> str:
 
 
 def _data(e: Experiment, tokenizer: Tokenizer) -> str:
-    root = Path(e.token_store)
     if not _has_stores(e):
-        return f"{e.mixture}: no token stores in {root} yet; `medmt5 tokens` will make them first"
+        return f"{e.mixture}: no token stores in {e.token_store} yet; `medmt5 tokens` will make them first"
+    root = fetch_stores(e.token_store, e.mixture, ("train", "dev"))
     stores = open_stores(Mixture.read(root, e.mixture), root, "train", tokenizer)
     epochs, by_task = loader.epochs_per_step(
         stores, feature_lengths=e.feature_lengths, batch_size=e.batch_size, seed=e.seed, pack=e.pack

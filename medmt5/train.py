@@ -36,7 +36,7 @@ from medmt5 import partitioning, processes
 from medmt5.batch import Batch
 from medmt5.checkpoints import adapters
 from medmt5.checkpoints.manager import CONFIG, CheckpointManager
-from medmt5.checkpoints.ownership import owning
+from medmt5.checkpoints.object_store import fetch_model
 from medmt5.conversion.formats import detect_format
 from medmt5.conversion.initial import load_params
 from medmt5.errors import InputError
@@ -48,7 +48,8 @@ from medmt5.partitioning import Partitioning
 from medmt5.progress import TrainingProgress
 from medmt5.tokenizer import Tokenizer
 from medmt5.tokens import loader
-from medmt5.tokens.mixture import Mixture, language_of, mixture_file
+from medmt5.tokens.copies import fetch_stores, has_mixture
+from medmt5.tokens.mixture import Mixture, language_of
 from medmt5.tokens.store import TokenStore
 from medmt5.tokens.verification import verify_stores
 from medmt5.training import step as steps
@@ -63,6 +64,7 @@ from medmt5.training.metrics_log import MetricsLog
 from medmt5.training.monitor import Monitor, Utilisation
 from medmt5.training.preemption import Preempted
 from medmt5.training.profile import Profile
+from medmt5.training.run_folder import RunFolder, open_run_folder
 from medmt5.training.skipped_log import SkippedLog
 from medmt5.training.trainable import Rules
 
@@ -134,20 +136,20 @@ def train(experiment: Experiment, resolved_config: str | None = None) -> steps.T
     `resolved_config` is written to MODEL_DIR/config.gin, and into each checkpoint. Raises InputError when another
     process trains in MODEL_DIR.
     """
-    with owning(Path(experiment.model_dir)):
-        return _train(experiment, resolved_config)
+    with open_run_folder(experiment.model_dir) as folder:
+        return _train(experiment, resolved_config, folder)
 
 
-def _train(experiment: Experiment, resolved_config: str | None) -> steps.TrainState:
+def _train(experiment: Experiment, resolved_config: str | None, folder: RunFolder) -> steps.TrainState:
     e = experiment
     clock = Clock()
     # 1. Everything that can be wrong is checked before anything is compiled.
     mesh, tokenizer = check(e)
-    initial = detect_format(Path(e.initial_checkpoint_path))[1] if e.initial_checkpoint_path else None
+    initial = detect_format(fetch_model(e.initial_checkpoint_path))[1] if e.initial_checkpoint_path else None
 
     # 2. Data: token stores, and batches as a function of the step.
-    mixture = _open_mixture(e)
-    stores = {split: open_stores(mixture, Path(e.token_store), split, tokenizer) for split in ("train", "dev")}
+    mixture, root = _open_mixture(e)
+    stores = {split: open_stores(mixture, root, split, tokenizer) for split in ("train", "dev")}
     shape: dict[str, Any] = {"feature_lengths": e.feature_lengths, "batch_size": e.batch_size, "pack": e.pack}
     batches = make_batches(stores["train"], tokenizer, mesh, **shape, seed=e.seed)
 
@@ -156,16 +158,16 @@ def _train(experiment: Experiment, resolved_config: str | None) -> steps.TrainSt
     saved = partial(steps.with_params, names=e.saved)
     shapes, shardings = steps.state_shardings(e.model, optimizer, mesh, e.partitioning)
     partitioning.check_parameters_divide(shapes.params, shardings.params)
-    model_dir = Path(e.model_dir)
-    checkpoints = CheckpointManager(model_dir, keep=e.checkpoints_to_keep, config=resolved_config)
+    model_dir = folder.path
+    checkpoints = CheckpointManager(e.model_dir, e.checkpoints_to_keep, resolved_config, before_save=folder.publish)
     facts = data_facts(e, mixture, stores)
     processes.require_same(facts["stores"] | facts["batches"], "token stores and batches")
     with clock.spend("restore"):
         restored = checkpoints.restore_newest(saved(shapes), saved(shardings))
     if restored is not None:
         start_step, state, data = restored
-        check_same_data(data, facts, model_dir)
-        logger.info("going on from step %d of %s", start_step, model_dir)
+        check_same_data(data, facts, e.model_dir)
+        logger.info("going on from step %d of %s", start_step, e.model_dir)
     else:
         start_step, data, state = 0, {}, steps.create_state(e.model, optimizer, e.seed, shardings)
         if initial is not None and not e.model.lora.rank:
@@ -300,10 +302,11 @@ def _epochs_by_metric(mixture: float, tasks: dict[str, float]) -> dict[str, floa
     return {"epochs": mixture} | ({f"epochs/{task}": n for task, n in tasks.items()} if len(tasks) > 1 else {})
 
 
-def _open_mixture(e: Experiment) -> Mixture:
-    """Opens the mixture's description; what is missing of it is made by `medmt5 tokens`, in a process of its own."""
-    root = Path(e.token_store)
-    if not mixture_file(root, e.mixture).is_file() and jax.process_count() == 1:  # several would all build it
+def _open_mixture(e: Experiment) -> tuple[Mixture, Path]:
+    """Returns the mixture's description and the folder of its stores; what is missing of it is made by `medmt5 tokens`,
+    in a process of its own.
+    """
+    if not has_mixture(e.token_store, e.mixture) and jax.process_count() == 1:  # several would all build it
         command = [
             sys.executable,
             "-m",
@@ -312,11 +315,12 @@ def _open_mixture(e: Experiment) -> Mixture:
             f"--mixture={e.mixture}",
             f"--vocabulary={e.vocabulary}",
         ]
-        command += [f"--token_store={root}"]
+        command += [f"--token_store={e.token_store}"]
         logger.info("token stores of %s are made first: %s", e.mixture, " ".join(command[1:]))
         if subprocess.run(command, check=False).returncode:
             raise InputError(f"the token stores of {e.mixture} could not be made (see above)")
-    return Mixture.read(root, e.mixture)
+    root = fetch_stores(e.token_store, e.mixture, ("train", "dev"))
+    return Mixture.read(root, e.mixture), root
 
 
 def open_stores(mixture: Mixture, root: Path, split: str, tokenizer: Tokenizer) -> list[tuple[TokenStore, float]]:

@@ -22,6 +22,7 @@ from medmt5 import partitioning
 from medmt5.annotation.labels import known_labels
 from medmt5.checkpoints.digests import tree_digests
 from medmt5.checkpoints.manager import checkpoint_step
+from medmt5.checkpoints.object_store import fetch_model
 from medmt5.conversion.formats import OURS, detect_format, open_source
 from medmt5.conversion.initial import load_params, place
 from medmt5.conversion.parameters import by_name
@@ -54,18 +55,18 @@ class TrainedModel:
     step: int
 
 
-def load_trained_model(checkpoint: Path, vocabulary: Path | None = None) -> TrainedModel:
+def load_trained_model(checkpoint: str | Path, vocabulary: Path | None = None) -> TrainedModel:
     """Loads a model onto one device.
 
     Args:
       checkpoint: a MODEL_DIR (its newest checkpoint) or one `checkpoint_<step>` folder; a Hugging Face folder or a T5X
-        checkpoint as it is.
+        checkpoint as it is. Of one on an object store a copy is made.
       vocabulary: its SentencePiece model, where none lies beside it (T5X).
 
     Raises:
       InputError: nothing there, damaged, or parameters of another shape than `model.json` says.
     """
-    kind, folder = detect_format(Path(checkpoint))
+    kind, folder = detect_format(fetch_model(checkpoint))
     rules = Partitioning(num_devices=1)
     mesh = rules.make_mesh()
     if kind != OURS:

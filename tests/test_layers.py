@@ -29,7 +29,7 @@ FORBIDDEN = {
     "batch": (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"}),
     **{
         unit: (DATA_STACK | JAX_STACK | {"gin"}, TEXT | CORE | SEQIO | {"tokens"})
-        for unit in ("errors", "environment", "extensions", "download")
+        for unit in ("errors", "environment", "extensions", "download", "storage")
     },
     **{
         unit: (DATA_STACK | {"gin"}, SEQIO)

@@ -16,7 +16,9 @@ import jax
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
+from medmt5 import storage
 from medmt5.checkpoints.digests import tree_digests
+from medmt5.checkpoints.object_store import fetch_model
 from medmt5.errors import InputError
 from medmt5.model import lora
 from medmt5.training import trainable
@@ -45,7 +47,7 @@ class Record:
 
     def base_folder(self, checkpoint: Path) -> Path:
         """Returns where the base is; raises InputError when it is not there."""
-        base = Path(self.base)
+        base = fetch_model(self.base)
         if not base.exists():
             raise InputError(
                 f"{checkpoint} holds adapters of the base {base}, which is not there; bring it back to that place "
@@ -55,7 +57,7 @@ class Record:
 
 
 def make_record(base: Path, alpha: float, frozen: Any) -> Record:
-    return Record(str(base), alpha, tree_digests(frozen))
+    return Record(storage.origin(base), alpha, tree_digests(frozen))
 
 
 def record_in(data: Mapping[str, Any]) -> Record | None:

@@ -6,6 +6,8 @@
     MODEL_DIR/checkpoint_<step>/config/    config.gin: the resolved configuration of the run that saved it
     MODEL_DIR/checkpoint_<step>.damaged/   a checkpoint that did not match its digests; nothing reads or deletes it
 
+On object stores a mark is put last, where on a disk the whole folder is renamed (`object_store`).
+
 A restore that fails or does not match its digests is reported on standard error and the next older checkpoint is tried:
 a damaged file costs steps, never silently wrong weights. A save that fails in the background stops the run at the next
 step: what is trained after it could not be saved either. Of several processes it stops the one whose save failed, and
@@ -21,7 +23,6 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,11 +30,12 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 
-from medmt5.checkpoints import adapters
+from medmt5 import storage
+from medmt5.checkpoints import adapters, object_store
 from medmt5.checkpoints.digests import tree_digests
+from medmt5.checkpoints.orbax_reports import quiet_orbax, silence_stragglers
 from medmt5.checkpoints.text_item import Text
 from medmt5.errors import InputError
 from medmt5.failure import SaveError
@@ -50,22 +52,33 @@ class CheckpointManager:
     A context manager: leaving it waits for the save that is under way, after an error too.
 
     Args:
-      directory: MODEL_DIR; made if missing.
+      directory: MODEL_DIR, on a disk or an object store; made if missing.
       keep: newest checkpoints to keep; None = all.
       config: text of config.gin, which is saved with each checkpoint; None: without one.
+      before_save: called before each save begins, for what must be in MODEL_DIR when the checkpoint is.
     """
 
-    def __init__(self, directory: Path, keep: int | None = None, config: str | None = None):
-        self.directory = Path(directory).absolute()
+    def __init__(
+        self,
+        directory: str | Path,
+        keep: int | None = None,
+        config: str | None = None,
+        before_save: Callable[[], None] = lambda: None,
+    ):
+        self.directory = object_store.open_directory(directory)
         self._config = {} if config is None else {"config": Text(CONFIG, config)}
-        _silence_stragglers()
+        self._before_save, self._keep = before_save, keep
+        self._on_store = storage.is_url(directory)
+        silence_stragglers()
+        if jax.process_index() == 0:
+            object_store.remove_unfinished(directory)
         options = ocp.CheckpointManagerOptions(
             step_prefix=PREFIX,
-            max_to_keep=keep,
-            cleanup_tmp_directories=True,
+            max_to_keep=None if self._on_store else keep,
             enable_async_checkpointing=True,
             lightweight_initialize=True,  # damage in a checkpoint's metadata is for `restore_newest` to find
             async_options=ocp.options.AsyncOptions(barrier_sync_fn=self._meet),
+            **object_store.manager_options(directory),
         )
         self._meet_others = ocp.multihost.get_barrier_sync_fn()
         self._save_failed = False
@@ -80,6 +93,8 @@ class CheckpointManager:
         self.wait()
         if step in self._manager.all_steps():
             return
+        self._before_save()
+        self._delete_old()
         self._saving = step
         with self._explained():
             self._manager.save(
@@ -131,6 +146,7 @@ class CheckpointManager:
 
     def close(self) -> None:
         self.wait()
+        self._delete_old()
         self._manager.close()
 
     def __enter__(self) -> CheckpointManager:
@@ -144,6 +160,13 @@ class CheckpointManager:
                 self.close()
             except SaveError as failure:  # what ended the block is what the user must hear of first
                 logger.error("%s", failure)
+
+    def _delete_old(self) -> None:
+        """Deletes what is not to be kept, on a store; on a disk Orbax does, while it saves."""
+        if self._on_store and self._keep and (old := sorted(self._manager.all_steps())[: -self._keep]):
+            for step in old if jax.process_index() == 0 else ():
+                object_store.delete_checkpoint(self.directory / f"{PREFIX}_{step}")
+            self._manager.reload()
 
     def _meet(self, *, key: str, timeout_ms: int) -> None:
         """Waits where Orbax waits for the other processes. A process whose save has failed comes here on its way out,
@@ -191,7 +214,7 @@ class CheckpointManager:
                 while target.exists():
                     number += 1
                     target = self.directory / f"{name}.damaged-{number}"
-                (self.directory / name).rename(target)
+                object_store.rename_checkpoint(self.directory / name, target)
                 logger.error("%s is kept as %s, to be looked at; delete it when you have", name, target.name)
         _all_agree(True)  # nobody lists the folder before the first process has renamed
         self._manager.reload()
@@ -294,7 +317,7 @@ def read_data(checkpoint: Path) -> dict[str, Any]:
 @contextmanager
 def _readable(checkpoint: Path) -> Iterator[None]:
     """Turns whatever Orbax, TensorStore or JSON raise on damage into one message."""
-    with _quiet_orbax():
+    with quiet_orbax():
         try:
             yield
         except InputError:
@@ -335,38 +358,6 @@ def data_digest(data: dict[str, Any]) -> int:
 def _all_agree(mine: bool) -> bool:
     """Returns whether every process says True; waits for all of them."""
     return mine if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.array(mine))))
-
-
-@cache
-def _silence_stragglers() -> None:
-    """When one array of a checkpoint cannot be read or written, Orbax raises its error and ends its event loop. Of each
-    array that is still under way then, Python prints a traceback, after the message that says what happened and what to
-    do: that its loop is closed, or that nobody asked for its own error. These two reports are dropped.
-    """
-    print_others = sys.unraisablehook
-
-    def report(unraisable: sys.UnraisableHookArgs) -> None:
-        error = unraisable.exc_value
-        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-            print_others(unraisable)
-
-    sys.unraisablehook = report
-    logging.getLogger("asyncio").addFilter(_was_asked_for)
-
-
-def _was_asked_for(record: logging.LogRecord) -> bool:
-    return "exception was never retrieved" not in record.getMessage()  # of a Task, a Future, a gathering of them
-
-
-@contextmanager
-def _quiet_orbax() -> Iterator[None]:
-    """Orbax warns about a metadata file that only a CheckpointManager of several items would look for."""
-    level = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    try:
-        yield
-    finally:
-        absl_logging.set_verbosity(level)
 
 
 def _abstract(shapes: Any, shardings: Any) -> Any:

@@ -19,6 +19,7 @@ import tensorstore as ts
 
 from medmt5.checkpoints.digests import block_digest
 from medmt5.checkpoints.manager import CHUNK_BYTES
+from medmt5.checkpoints.object_store import MARK
 from medmt5.conversion.parameters import shorten
 from medmt5.conversion.weights import TensorInfo, Weights
 from medmt5.errors import InputError
@@ -119,6 +120,7 @@ def write_checkpoint(checkpoint: Path, weights: Weights, advance: Callable[[int]
         },
     )
     _write_json(checkpoint / "digests" / "metadata", digests)
+    (checkpoint / MARK).write_text("all of it is written\n", encoding="utf-8")  # for those who copy it to a store
 
 
 def _write_tensor(checkpoint: Path, name: str, weights: Weights, advance: Callable[[int], None]) -> int:

@@ -7,11 +7,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from medmt5 import storage
 from medmt5.corpus.compression import open_stream
 from medmt5.errors import InputError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+
+
+def fetch_corpus(place: str | Path) -> Path:
+    """Returns the folder to read a corpus from: `place` on a disk; of an object store its copy, checked by sha256.
+
+    Raises InputError for one that is unfinished: without the manifest, which is written last.
+    """
+    storage.check(place)
+    if not storage.is_url(place):
+        return Path(place)
+    url = str(place).rstrip("/")
+    if MANIFEST not in storage.list_objects(url):
+        raise InputError(
+            f"no finished corpus in {url}: it has no {MANIFEST}, which is written last; it is being written, or the "
+            f"writing was interrupted: medmt5 corpus --output {url} … makes it"
+        )
+    sha256s = {shard["file"]: shard["sha256"] for shard in read_manifest(storage.fetch(url, [MANIFEST]))["shards"]}
+    return storage.fetch(url, sha256s.keys(), sha256s)
 
 
 def read_manifest(directory: str | Path) -> dict[str, Any]:

@@ -11,17 +11,22 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import seqio
 import tensorflow as tf
 
-from medmt5.corpus.store import read_corpus, read_manifest
+from medmt5.corpus.store import fetch_corpus, read_corpus, read_manifest
 from medmt5.errors import InputError
 
 CORPUS_DIR = "MEDMT5_CORPUS_DIR"
 DEV_SHARE = 100
 """One document in so many is held out as "dev", chosen by its id, so that it stays there when the corpus grows."""
+
+
+fetch_once = cache(fetch_corpus)
 
 
 class CorpusSource(seqio.DataSource):
@@ -83,8 +88,8 @@ class CorpusSource(seqio.DataSource):
         return languages[self.lang]
 
 
-def _corpus_dir() -> str:
-    folder = os.environ.get(CORPUS_DIR)
-    if not folder:
+def _corpus_dir() -> Path:
+    place = os.environ.get(CORPUS_DIR)
+    if not place:
         raise InputError(f"set {CORPUS_DIR} to the folder that `medmt5 corpus` wrote")
-    return folder
+    return fetch_once(place)

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medmt5 import storage
 from medmt5.annotation.spans import Span
 from medmt5.errors import InputError
 
+ABOUT_A_RUN = ("metrics.jsonl", "config.gin")
 CHECKPOINT = re.compile(r"checkpoint_(\d+)")
 
 
@@ -75,6 +77,24 @@ def read_metrics(model_dir: Path) -> list[dict[str, float]]:
     """Returns the lines of `metrics.jsonl`, none without a file; a last line that a crash cut short is left out."""
     path = model_dir / "metrics.jsonl"
     return list(_read_lines(path, cut_short=True)) if path.is_file() else []
+
+
+def fetch_results(place: str | Path) -> Path:
+    """Returns where the files about a run lie: `place`, a MODEL_DIR or one of its checkpoints, on a disk; of an object
+    store the copy of those files, without checkpoints.
+    """
+    storage.check(place)
+    if not storage.is_url(place):
+        return Path(place)
+    url, _, name = str(place).rstrip("/").rpartition("/")
+    checkpoint = name if CHECKPOINT.fullmatch(name) else ""
+    model_dir = url if checkpoint else f"{url}/{name}"
+    there = storage.list_objects(model_dir)
+    names = {name for name in there if name in ABOUT_A_RUN or name.startswith("evaluation/")}
+    folder = storage.fetch(model_dir, names)
+    for old in {name for name in storage.files_in(folder) if name.startswith("evaluation/")} - names:
+        (folder / old).unlink()
+    return folder / checkpoint
 
 
 def find_evaluation(path: Path) -> Path | None:

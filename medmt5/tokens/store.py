@@ -184,7 +184,7 @@ class TokenStore:
         self.digest: str = self.manifest["digest"]
         self.name = f"{self.manifest['task']}/{self.manifest['split']}"
         self.num_tokens = sum(self.manifest["tokens"].values())
-        for name in self._sha256s():
+        for name in manifest_sha256s(self.manifest):
             if not (self.directory / name).is_file():
                 raise InputError(f"{self.directory / name} is missing; {self._remake()}")
         shards = self.manifest["shards"]
@@ -287,18 +287,12 @@ class TokenStore:
 
     def verify(self) -> None:
         """Reads every file and raises InputError naming the first one that is not as it was written."""
-        for name, sha256 in self._sha256s().items():
+        for name, sha256 in manifest_sha256s(self.manifest).items():
             path = self.directory / name
             if _sha256(path) != sha256:
                 raise InputError(f"{path} is not as it was written (its sha256 differs); {self._remake()}")
         if _digest(self.manifest) != self.digest:
             raise InputError(f"{self.directory / MANIFEST} was changed by hand; {self._remake()}")
-
-    def _sha256s(self) -> dict[str, str]:
-        """Returns the sha256 of every file but the manifest."""
-        files = {shard["file"]: shard["sha256"] for shard in self.manifest["shards"]}
-        files[LENGTHS] = self.manifest["lengths_sha256"]
-        return files | ({GOLD: self.manifest["gold_sha256"]} if self.manifest["gold_sha256"] else {})
 
     def _read_manifest(self) -> dict[str, Any]:
         path = self.directory / MANIFEST
@@ -316,6 +310,13 @@ class TokenStore:
     def _remake(self) -> str:
         root, task = self.directory.parent.parent, self.directory.parent.name
         return f"make it again: medmt5 tokens --mixture {task} --token_store {root} …"
+
+
+def manifest_sha256s(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the sha256 of every file of a store but the manifest itself."""
+    files = {shard["file"]: shard["sha256"] for shard in manifest["shards"]}
+    files[LENGTHS] = manifest["lengths_sha256"]
+    return files | ({GOLD: manifest["gold_sha256"]} if manifest["gold_sha256"] else {})
 
 
 def read_gold(directory: Path) -> list[LabelledExample]:

@@ -14,7 +14,7 @@ from medmt5.errors import InputError
 Facts = Mapping[str, Mapping[str, Any]]
 
 
-def check_same_data(saved: Facts, now: Facts, model_dir: Path) -> None:
+def check_same_data(saved: Facts, now: Facts, model_dir: str | Path) -> None:
     """Raises InputError where a run would go on with other data than `saved`, which its checkpoint was trained on."""
     if changed := differences(saved.get("stores", now["stores"]), now["stores"]):
         raise InputError(

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medmt5.checkpoints import manager as manager_module
+from medmt5.checkpoints import orbax_reports
 from medmt5.checkpoints.digests import _leaf_digests, tree_digests
 from medmt5.checkpoints.manager import CheckpointManager, SaveError, checkpoint_step, find_checkpoint, restore_params
 from medmt5.errors import InputError
@@ -240,7 +240,7 @@ def test_every_single_bit_and_every_swap_changes_the_digest(dtype):
 def test_arrays_that_end_after_a_failure_print_no_traceback_and_other_errors_still_do(monkeypatch):
     heard = []
     monkeypatch.setattr(sys, "unraisablehook", heard.append)
-    manager_module._silence_stragglers.__wrapped__()
+    orbax_reports.silence_stragglers.__wrapped__()
 
     def told(error):
         heard.clear()
@@ -266,13 +266,13 @@ def test_of_several_arrays_that_cannot_be_written_one_is_reported(caplog, silenc
         await asyncio.wait(tasks)
         await first
 
-    manager_module._silence_stragglers()
+    orbax_reports.silence_stragglers()
     if not silenced:
-        logging.getLogger("asyncio").removeFilter(manager_module._was_asked_for)
+        logging.getLogger("asyncio").removeFilter(orbax_reports._was_asked_for)
     try:
         with caplog.at_level(logging.ERROR, logger="asyncio"), pytest.raises(OSError, match="no space"):
             asyncio.run(write_all())
         gc.collect()
     finally:
-        logging.getLogger("asyncio").addFilter(manager_module._was_asked_for)
+        logging.getLogger("asyncio").addFilter(orbax_reports._was_asked_for)
     assert bool(caplog.records) != silenced

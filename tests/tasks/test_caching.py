@@ -9,7 +9,9 @@ import pytest
 import seqio
 import zstandard
 
+from medmt5 import storage
 from medmt5.annotation.tagged_text import parse_target
+from medmt5.cli import main
 from medmt5.datasets.declarations import DATASETS
 from medmt5.datasets.declarations.declaration import Form
 from medmt5.errors import InputError
@@ -17,6 +19,7 @@ from medmt5.mixtures.pretraining import text_size
 from medmt5.tasks.caching import build_mixture
 from medmt5.tasks.sequence_labelling import add_task
 from medmt5.tokenizer import Tokenizer
+from medmt5.tokens.copies import fetch_stores
 from medmt5.tokens.mixture import Mixture
 from medmt5.tokens.store import TokenStore, read_gold
 from medmt5.train import open_stores
@@ -207,3 +210,19 @@ def test_another_vocabulary_than_the_tasks_use_is_refused(root, tokenizer):
 def test_an_unknown_name_is_told_with_the_nearest(root, tokenizer):
     with pytest.raises(InputError, match=r"no task or mixture 'sample_disease\.en'; did you mean sample_diseases\.en"):
         build_mixture("sample_disease.en", root, tokenizer)
+
+
+def test_stores_made_on_an_object_store_are_kept_there_the_next_time(environment, gs_url, tokenizer, monkeypatch):
+    storage.put(tokenizer.model_file.parent, gs_url, [tokenizer.model_file.name])
+    command = ["tokens", "--mixture", "sample_diseases.es", "--token_store", f"{gs_url}/tokens"]
+    command += ["--vocabulary", f"{gs_url}/{tokenizer.model_file.name}"]
+    assert main(command) == 0
+    made = storage.list_objects(f"{gs_url}/tokens")
+    assert {name.rpartition("/")[0] for name in made if name.endswith("manifest.json")} == {
+        f"sample_diseases.es/{split}" for split in ("train", "dev", "test")
+    }
+    monkeypatch.setenv("MEDMT5_CACHE", str(environment / "another_machine"))
+    assert main(command) == 0
+    assert storage.list_objects(f"{gs_url}/tokens") == made
+    root = fetch_stores(f"{gs_url}/tokens", "sample_diseases.es", ("train",))
+    assert len(read_gold(root / "sample_diseases.es" / "train")) == 3
