@@ -14,6 +14,7 @@ from medmt5.checkpoints import lease, object_store
 from medmt5.cli import main
 from medmt5.tokens.mixture import Mixture
 from medmt5.tokens.store import StoreWriter
+from medmt5.trained_model import load_trained_model
 from medmt5.training.metrics_log import TIMES
 
 STEPS = 3
@@ -101,4 +102,5 @@ def test_a_run_on_a_store_that_is_cut_off_ends_as_one_left_alone(places, s3_url,
     there = {name.partition("/")[0] for name in storage.list_objects(url)}
     assert {"config.gin", "model.json", "vocabulary.model", "train"} <= there
     assert not {"lock", "run"} & there
-    assert object_store.fetch_model(url).name == f"checkpoint_{STEPS}"
+    model = load_trained_model(url)
+    assert (model.step, storage.origin(model.checkpoint)) == (STEPS, f"{url}/checkpoint_{STEPS}")
