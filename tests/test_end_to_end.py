@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from medmt5 import cli
 from medmt5.annotation.formats.brat import read_brat
 from medmt5.annotation.repairs import Repairs
 from medmt5.cli import main
@@ -218,8 +219,9 @@ def test_wrong_input_is_one_message_and_no_traceback(road, finetuned, tmp_path, 
         assert "nephritis" not in errors
 
 
-def test_debug_shows_where_it_came_from(tmp_path):
+def test_debug_shows_where_it_came_from(tmp_path, monkeypatch):
     """The error goes on to Python, which prints it."""
+    monkeypatch.setattr(cli, "_log_plainly", lambda debug: None)  # it would stay so for other tests
     with pytest.raises(InputError, match="no such folder"):
         main(["label", "--debug", "--checkpoint", str(tmp_path / "x"), "--labels", "Disease", "text"])
 

@@ -275,4 +275,4 @@ def test_of_several_arrays_that_cannot_be_written_one_is_reported(caplog, silenc
         gc.collect()
     finally:
         logging.getLogger("asyncio").addFilter(orbax_reports._was_asked_for)
-    assert bool(caplog.records) != silenced
+    assert any(record.name == "asyncio" for record in caplog.records) != silenced

@@ -269,7 +269,7 @@ def test_no_text_becomes_a_special_id(sample_tokenizer, word):
 def test_long_words_and_long_sentences_are_copied_whole(sample_tokenizer, config):
     tokenizer, rng = sample_tokenizer, random.Random(0)
     long_word = "".join(rng.choice("אבגדהוזחט") for _ in range(120))
-    drawn = [[long_word], ["febbre"] * 50, [], ["di", long_word[:50], "</Disease>"]]
+    drawn = [[long_word], ["febbre"] * 30, [], ["di", long_word[:50], "</Disease>"]]
     sentences = [tokenizer.encode_words(words) for words in drawn]
     assert len(sentences[0][0]) >= 240
     decode = make_decoder(config, 4, "local")
