@@ -64,7 +64,7 @@ def write_int8(checkpoint: Path, weights: Weights, advance: Callable[[int], None
     that are not finite.
     """
     checkpoint.mkdir()
-    infos = weights.tensors()
+    infos = dict(sorted(weights.tensors().items()))  # so that a model has one file, whatever it was read from
     blocks = (block for name in infos for block in _tensor_blocks(weights, name, advance))
     write_safetensors(checkpoint / FILE, _stored_infos(infos), blocks)
     (checkpoint / MARK).write_text("all of it is written\n", encoding="utf-8")  # for those who copy it to a store

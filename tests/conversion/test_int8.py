@@ -58,13 +58,23 @@ def test_a_part_is_that_part_of_the_whole(weights, small):
         np.testing.assert_array_equal(read(name, part), read(name)[part])
 
 
-def test_rounding_what_was_rounded_gives_the_same_file(small, same_bits, tmp_path):
+def test_rounding_what_was_rounded_gives_the_same_file(small, tmp_path):
     convert(small, tmp_path / "again", "int8")
     first, again = (folder / "checkpoint_7" / FILE for folder in (small, tmp_path / "again"))
     assert first.read_bytes() == again.read_bytes()
-    convert(small, tmp_path / "float32", "medmt5")
-    same_bits(open_source(tmp_path / "float32").weights, open_source(small).weights)
-    assert read_model_files(tmp_path / "float32").tokenizer.labels == read_model_files(small).tokenizer.labels
+
+
+@pytest.mark.parametrize(("format", "step"), [("medmt5", 7), ("huggingface", 0)])
+def test_what_is_made_of_it_has_its_weights_and_gives_its_file_again(small, same_bits, tmp_path, format, step):
+    convert(small, tmp_path / "floats", format)
+    made = open_source(tmp_path / "floats")
+    same_bits(made.weights, open_source(small).weights)
+    convert(made.path, tmp_path / "again", "int8")
+    first, again = (folder / FILE for folder in (small / "checkpoint_7", tmp_path / "again" / f"checkpoint_{step}"))
+    assert first.read_bytes() == again.read_bytes()
+    assert read_model_files(tmp_path / "again").tokenizer.labels == read_model_files(small).tokenizer.labels
+    if format == "huggingface":
+        assert "rounded to int8" in (tmp_path / "floats/README.md").read_text(encoding="utf-8")
 
 
 def test_steps_are_exact_whatever_the_size_of_a_row():
