@@ -3,7 +3,8 @@
     python benchmarks/conversion.py --size large --vocabulary spiece.model --work /tmp/conversion
 
 Makes a Hugging Face folder, converts it to medmt5 and that back, each in a process of its own, and compares the tensors
-of the two folders bit for bit. Needs three times the model's size on disk, in --work, and removes it.
+of the two folders bit for bit. Then the folder to int8, and that to medmt5. Needs three times the model's size on disk,
+in --work, and removes it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from medmt5.conversion.huggingface import INDEX, SINGLE, HuggingFaceWeights, write_model
+from medmt5.conversion.int8 import FILE
 from medmt5.conversion.parameters import parameter_shapes
 from medmt5.conversion.safetensors import read_header
 from medmt5.conversion.weights import TensorInfo
@@ -103,6 +105,14 @@ def main() -> None:
         shutil.copy(arguments.vocabulary, first / "spiece.model")
         there = measure("convert", first, ours, "--format", "medmt5")
         again = measure("convert", ours, back, "--format", "huggingface")
+        bitwise, rows = same_rows(first, back), HuggingFaceWeights(back).config.vocab_size
+        files = len(list(back.glob("*.safetensors")))
+        index = (back / INDEX).is_file() != (back / SINGLE).is_file()
+        for done in (ours, back):
+            shutil.rmtree(done)
+        small = folder / "int8"
+        rounded = measure("convert", first, small, "--format", "int8")
+        read = measure("convert", small, ours, "--format", "medmt5")
         largest = max(math.prod(info.shape) for info in infos) * 4
         result = {
             "size": arguments.size,
@@ -111,10 +121,13 @@ def main() -> None:
             "allowed_GiB": round(1.3 * largest / 2**30 + 1, 3),
             "huggingface_to_medmt5": there,
             "medmt5_to_huggingface": again,
-            "files": len(list(back.glob("*.safetensors"))),
-            "index": (back / INDEX).is_file() != (back / SINGLE).is_file(),
-            "bitwise": same_rows(first, back),
-            "rows": HuggingFaceWeights(back).config.vocab_size,
+            "files": files,
+            "index": index,
+            "bitwise": bitwise,
+            "rows": rows,
+            "huggingface_to_int8": rounded,
+            "int8_to_medmt5": read,
+            "int8_bytes": sum(file.stat().st_size for file in small.rglob(FILE)),
             "python": platform.python_version(),
             **{name: version(name) for name in ("numpy", "tensorstore", "orbax-checkpoint")},
         }

@@ -1,63 +1,23 @@
-"""What int8 weights would do to `medmt5 label` on a CPU: to its F1, and to the time of its products.
+"""How long a product with int8 weights takes on a CPU beside one with floats, in XLA.
 
-    python benchmarks/int8.py round demo/finetune rounded    # then: medmt5 evaluate --checkpoint rounded …
-    python benchmarks/int8.py time
+    python benchmarks/int8.py
 
-`round` writes a MODEL_DIR whose matrices hold only what int8 can: 255 levels times a scale for each output (each row of
-the embedding). `time` compares x W in float32 and bfloat16 with (x W) * scale, where W is made of int8 under the same
-jit, in the shapes of mT5-large's decoder; rows are sentences times tokens a pass. Nothing in medmt5 reads int8
-(docs/numbers.md).
+Compares x W in float32 and bfloat16 with (x W) * scale, where W is made of int8 under the same jit, in the shapes of
+mT5-large's decoder; rows are sentences times tokens a pass. It is why medmt5 reads int8 as float32 and computes with
+that (docs/numbers.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medmt5.conversion.checkpoint import write_checkpoint
-from medmt5.conversion.formats import open_source
-from medmt5.conversion.weights import TensorInfo, Weights
-from medmt5.model_files import appearing, read_model_files, write_model_files
-
 SHAPES = {"attention": (1024, 1024), "mlp": (1024, 2816), "vocabulary": (1024, 250112)}
 ROWS = (8, 32, 128)
-
-
-class Rounded:
-    """`Weights` whose matrices are rounded to int8 and back; `bytes` counts what int8 and its scales would take."""
-
-    def __init__(self, weights: Weights):
-        self._weights = weights
-        self.bytes = 0
-
-    def tensors(self) -> dict[str, TensorInfo]:
-        return self._weights.tensors()
-
-    def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
-        whole = self._weights.read(name)
-        if not name.endswith(("/kernel", "/embedding")):  # norms, relative positions
-            self.bytes += whole.nbytes
-            return whole[index or ...]
-        inputs = -1 if name.endswith("embedding") else -2
-        scale = np.abs(whole).max(axis=inputs, keepdims=True) / 127
-        self.bytes += whole.size + scale.nbytes
-        levels = np.rint(whole / np.where(scale > 0, scale, 1)).astype(np.int8)
-        return (levels * scale).astype(np.float32)[index or ...]
-
-
-def write_rounded(source: Path, target: Path) -> None:
-    opened = open_source(source)
-    rounded = Rounded(opened.weights)
-    with appearing(target.absolute()) as folder:
-        write_checkpoint(folder / opened.path.name, rounded, lambda count: None)
-        write_model_files(folder, read_model_files(opened.path))
-    whole = sum(4 * int(np.prod(info.shape)) for info in opened.weights.tensors().values())
-    print(f"{whole / 1e6:.2f} MB in float32, {rounded.bytes / 1e6:.2f} MB in int8 with scales")
 
 
 def float_product(x, w):
@@ -106,19 +66,6 @@ def time_products() -> None:
             )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    rounding = commands.add_parser("round")
-    rounding.add_argument("source", type=Path)
-    rounding.add_argument("target", type=Path)
-    commands.add_parser("time")
-    arguments = parser.parse_args()
-    if arguments.command == "round":
-        write_rounded(arguments.source, arguments.target)
-    else:
-        time_products()
-
-
 if __name__ == "__main__":
-    main()
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    time_products()

@@ -147,7 +147,7 @@ class LoadedModel:
         return label_documents(labeller, texts, labels, lang, threshold=threshold, n_best=n_best)
 
     def save(self, path: str | Path, format: str = OURS, *, dtype: str = "float32", licence: str | None = None) -> None:
-        """Writes the model to the new folder `path` as "medmt5", "huggingface" or "t5x"; see docs/conversion.md.
+        """Writes the model to the new folder `path` as "medmt5", "int8", "huggingface" or "t5x".
 
         >>> m.save("in-bfloat16", "huggingface", dtype="bfloat16", licence="apache-2.0")
 

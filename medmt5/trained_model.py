@@ -23,7 +23,7 @@ from medmt5.annotation.labels import known_labels
 from medmt5.checkpoints.digests import tree_digests
 from medmt5.checkpoints.manager import checkpoint_step
 from medmt5.checkpoints.object_store import fetch_model
-from medmt5.conversion.formats import OURS, detect_format, open_source
+from medmt5.conversion.formats import WITH_MODEL_FILES, detect_format, open_source
 from medmt5.conversion.initial import load_params, place
 from medmt5.conversion.parameters import by_name
 from medmt5.conversion.vocabulary_fit import fit_rows, has_label_tokens, make_tokenizer
@@ -69,7 +69,7 @@ def load_trained_model(checkpoint: str | Path, vocabulary: Path | None = None) -
     kind, folder = detect_format(fetch_model(checkpoint))
     rules = Partitioning(num_devices=1)
     mesh = rules.make_mesh()
-    if kind != OURS:
+    if kind not in WITH_MODEL_FILES:
         return _load_foreign(folder, vocabulary, rules, mesh)
     files = read_model_files(folder)
     shapes, shardings = _parameters(files.config, rules, mesh)

@@ -12,8 +12,9 @@ import numpy as np
 from medmt5.annotation.labels import known_labels
 from medmt5.conversion.adapters import MergedWeights
 from medmt5.conversion.checkpoint import write_checkpoint
-from medmt5.conversion.formats import FORMATS, OURS, T5X, Source, open_source
+from medmt5.conversion.formats import FORMATS, INT8, OURS, T5X, WITH_MODEL_FILES, Source, open_source
 from medmt5.conversion.huggingface import write_model
+from medmt5.conversion.int8 import write_int8
 from medmt5.conversion.model_card import write_model_card
 from medmt5.conversion.t5x import write_t5x_legacy
 from medmt5.conversion.views import AsDtype
@@ -43,7 +44,7 @@ def convert(
 
     Args:
       format: one of `formats.FORMATS`; "t5x" is the legacy layout of T5X.
-      dtype: of the weights written; our own are always float32.
+      dtype: of the weights written, of "huggingface" and "t5x".
       vocabulary: the SentencePiece model, where the source has none beside it (T5X).
       scanned: of T5X, the layout of its scanned models.
       licence: of the weights, as SPDX writes it, for the model card.
@@ -55,7 +56,7 @@ def convert(
     opened = open_source(source)
     if format == opened.format == OURS and not isinstance(opened.weights, MergedWeights):
         raise InputError(f"{opened.path} is a checkpoint of medmt5 already; copy the folder")
-    labels = read_model_files(opened.path).tokenizer.labels if opened.format == OURS else known_labels()
+    labels = read_model_files(opened.path).tokenizer.labels if opened.format in WITH_MODEL_FILES else known_labels()
     write_source(opened, target, format, labels, dtype=dtype, vocabulary=vocabulary, scanned=scanned, licence=licence)
 
 
@@ -69,6 +70,8 @@ def check_target(target: Path, format: str, dtype: str = "float32") -> None:
         raise InputError(
             f"our checkpoints hold float32, not {dtype}; leave --dtype out (computing is ACTIVATION_DTYPE's)"
         )
+    if format == INT8 and dtype != "float32":
+        raise InputError(f"int8 weights have scales in float32, not {dtype}; leave --dtype out")
 
 
 def write_source(
@@ -93,8 +96,9 @@ def write_source(
         weights = fit_rows(opened, tokenizer)
         rows = weights.tensors()["token_embedder/embedding"].shape[0]
         config = dataclasses.replace(opened.config, vocab_size=rows)
-        if format == OURS:
-            write_checkpoint(folder / f"checkpoint_{opened.step}", weights, advance)
+        if format in WITH_MODEL_FILES:
+            write = write_int8 if format == INT8 else write_checkpoint
+            write(folder / f"checkpoint_{opened.step}", weights, advance)
             write_model_files(folder, ModelFiles(config, tokenizer, opened.lengths, opened.label_prompt))
             return
         write_model(folder, weights, config, dtype, advance)

@@ -2,6 +2,7 @@
 
     a MODEL_DIR of ours (model.json, checkpoint_<step>/ with params.…), or one of its checkpoints
     a folder of Hugging Face's (config.json with safetensors)
+    a MODEL_DIR with int8 weights (model.json, checkpoint_<step>/int8.safetensors)
     a checkpoint of T5X (legacy or Orbax, target.…), or a folder of them
 
 Files that can run code when they are read (pickle, PyTorch's .bin) are never opened.
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from medmt5.checkpoints.manager import checkpoint_step, find_checkpoint
 from medmt5.conversion.adapters import open_model
 from medmt5.conversion.huggingface import INDEX, SINGLE, HuggingFaceWeights, read_json
+from medmt5.conversion.int8 import FILE, Int8Weights
 from medmt5.conversion.parameters import check_parameters, config_of
 from medmt5.conversion.safetensors import describe_content
 from medmt5.conversion.t5x import is_t5x, open_t5x
@@ -24,8 +26,9 @@ from medmt5.errors import InputError
 from medmt5.model.mt5 import MT5Config
 from medmt5.model_files import read_model_files
 
-OURS, HUGGING_FACE, T5X = "medmt5", "huggingface", "t5x"
-FORMATS = (HUGGING_FACE, OURS, T5X)
+OURS, INT8, HUGGING_FACE, T5X = "medmt5", "int8", "huggingface", "t5x"
+FORMATS = (HUGGING_FACE, OURS, INT8, T5X)
+WITH_MODEL_FILES = (OURS, INT8)  # model.json and vocabulary.model lie beside the checkpoint
 
 # Files of Hugging Face's that are not read -> how their owner makes safetensors of them, on a machine that trusts them.
 OTHER_WEIGHTS = {
@@ -72,6 +75,8 @@ def detect_format(path: Path) -> tuple[str, Path]:
             return T5X, folder
         if _is_ours(folder):
             return OURS, folder
+        if (folder / FILE).is_file():
+            return INT8, folder
     if (path / SINGLE).exists() or (path / INDEX).exists():
         return HUGGING_FACE, path
     for name, argument in OTHER_WEIGHTS.items():
@@ -93,9 +98,9 @@ def open_source(path: Path) -> Source:
         lengths = _lengths(folder)
         return Source(kind, folder, theirs, theirs.config, 0, lengths, vocabulary if vocabulary.is_file() else None)
     if kind == T5X:
-        weights = open_t5x(folder)
+        t5x = open_t5x(folder)
         lengths = {"inputs": LENGTH, "targets": LENGTH}
-        return Source(kind, folder, weights, config_of(weights.tensors(), folder), _step(folder), lengths, None)
+        return Source(kind, folder, t5x, config_of(t5x.tensors(), folder), _step(folder), lengths, None)
     files = read_model_files(folder)
 
     def open_base(path: Path) -> Weights:
@@ -103,12 +108,16 @@ def open_source(path: Path) -> Source:
 
         return fit_rows(open_source(path), files.tokenizer, files.config.vocab_size)
 
-    ours = open_model(folder, open_base)
-    check_parameters(folder, ours.tensors(), files.config)
+    weights: Weights
+    if kind == INT8:
+        weights = Int8Weights(folder, files.config)
+    else:
+        weights = open_model(folder, open_base)
+        check_parameters(folder, weights.tensors(), files.config)
     return Source(
         kind,
         folder,
-        ours,
+        weights,
         files.config,
         checkpoint_step(folder),
         files.feature_lengths,
@@ -141,7 +150,7 @@ def _refuse_file(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(512)
     if path.suffix == ".safetensors":
-        raise InputError(f"{path} is one file; give its folder, which has config.json too")
+        raise InputError(f"{path} is one file; give its folder, with what lies beside it")
     argument = {".msgpack": ", from_flax=True", ".h5": ", from_tf=True"}.get(path.suffix, "")
     raise InputError(
         f"{path} is a file, and a model is a folder ({describe_content(start)}). {_remedy(path.parent, argument)}"

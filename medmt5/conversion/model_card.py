@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medmt5 import __version__
+from medmt5.conversion.int8 import FILE
 from medmt5.model.mt5 import MT5Config
 from medmt5.tokenizer import Tokenizer
 
@@ -57,7 +58,8 @@ def write_model_card(folder: Path, source: Path, config: MT5Config, tokenizer: T
         "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in front.items() if value) + "---\n",
         f"# {_plain(model_dir.name)}\n",
         f"A text-to-text model of mT5's architecture with {size / 1e6:.1f} M parameters, written by medmt5 "
-        f"{__version__} in the manner of [Medical mT5]({PAPER}).\n",
+        f"{__version__} in the manner of [Medical mT5]({PAPER})."
+        + (" Its matrices have been rounded to int8.\n" if (source / FILE).is_file() else "\n"),
         "## Data\n",
         _data(seen) if seen else "As the recipe names it.\n",
         "## Recipe\n",

@@ -23,7 +23,8 @@ from medmt5.errors import InputError
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 BLOCK_BYTES = 1 << 25
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+INT8 = np.dtype(np.int8)  # of weights only with scales, which `int8` knows
+_NAMES = {**{dtype: name for name, dtype in DTYPES.items()}, INT8: "I8"}
 
 
 class Stored(NamedTuple):
@@ -67,8 +68,8 @@ class Stored(NamedTuple):
             done += count
 
 
-def read_header(path: Path) -> dict[str, Stored]:
-    """Returns where every tensor of the file lies.
+def read_header(path: Path, dtypes: Mapping[str, np.dtype] = DTYPES) -> dict[str, Stored]:
+    """Returns where every tensor of the file lies; `dtypes` are those it may have.
 
     Raises InputError saying what the file is instead, or what is wrong in it.
     """
@@ -92,12 +93,12 @@ def read_header(path: Path) -> dict[str, Stored]:
     if not isinstance(header, dict):
         raise InputError(f"{path}: its header is a JSON {type(header).__name__}, not an object; write it again")
     header.pop("__metadata__", None)
-    stored = {name: _stored(path, name, entry, 8 + length) for name, entry in header.items()}
+    stored = {name: _stored(path, name, entry, 8 + length, dtypes) for name, entry in header.items()}
     _check_places(path, stored, 8 + length, size)
     return stored
 
 
-def _stored(path: Path, name: str, entry: object, data_start: int) -> Stored:
+def _stored(path: Path, name: str, entry: object, data_start: int, dtypes: Mapping[str, np.dtype]) -> Stored:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]  # type: ignore[index]
         if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
@@ -106,16 +107,14 @@ def _stored(path: Path, name: str, entry: object, data_start: int) -> Stored:
         raise InputError(
             f"{path}: the header's entry of {name!r} is malformed ({error}); write the file again"
         ) from None
-    if dtype not in DTYPES:
+    if dtype not in dtypes:
+        raise InputError(f"{path}: {name} has the dtype {dtype}; what is read here is {', '.join(dtypes)}")
+    if end - begin != math.prod(shape) * dtypes[dtype].itemsize:
         raise InputError(
-            f"{path}: {name} has the dtype {dtype}; float32, bfloat16 and float16 are read (F32, BF16, F16)"
-        )
-    if end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
-        raise InputError(
-            f"{path}: {name} {shape} {dtype} takes {math.prod(shape) * DTYPES[dtype].itemsize} bytes, its header says "
+            f"{path}: {name} {shape} {dtype} takes {math.prod(shape) * dtypes[dtype].itemsize} bytes, its header says "
             f"{end - begin}; the file is damaged, fetch it again"
         )
-    return Stored(path, shape, DTYPES[dtype], data_start + begin)
+    return Stored(path, shape, dtypes[dtype], data_start + begin)
 
 
 def _check_places(path: Path, stored: Mapping[str, Stored], data_start: int, size: int) -> None:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from medmt5.conversion.formats import HUGGING_FACE, OURS, Source
+from medmt5.conversion.formats import HUGGING_FACE, WITH_MODEL_FILES, Source
 from medmt5.conversion.views import RowsOf
 from medmt5.conversion.vocabulary_files import added_label_rows, read_vocabulary
 from medmt5.conversion.weights import Weights
@@ -42,7 +42,7 @@ def fit_rows(source: Source, tokenizer: Tokenizer, num_rows: int | None = None) 
         labels = added_label_rows(source.path, tokenizer)
         if max(labels, default=-1) >= 0:
             rows[pieces : tokenizer.size] = labels
-    elif source.format == OURS and not same_places(theirs := labels_of(source.path), tokenizer.labels):
+    elif source.format in WITH_MODEL_FILES and not same_places(theirs := labels_of(source.path), tokenizer.labels):
         places = {label: pieces + 2 * i for i, label in enumerate(theirs)}
         firsts = [places.get(label, -1) for label in tokenizer.labels]
         rows[pieces : tokenizer.size] = [first + (first >= 0) * k for first in firsts for k in (0, 1)]
