@@ -22,7 +22,6 @@ from medmt5.model.mt5 import MT5Config
 FILE = "int8.safetensors"
 STORED = {"I8": INT8, "F32": DTYPES["F32"]}
 LEVELS = 127  # on each side of zero
-LARGEST = 1e38  # below what float32 holds by more than a scale is rounded
 SPARE_BITS = 7  # of a scale's mantissa: int8 * scale is then exact, and rounding what was rounded changes nothing
 
 
@@ -90,16 +89,15 @@ def _tensor_blocks(weights: Weights, name: str, advance: Callable[[int], None]) 
 def find_scale(name: str, array: np.ndarray) -> np.ndarray:
     """Returns the step between levels for each output of a matrix, with an axis of length 1 for its inputs: float32.
 
-    It is the largest value over 127, rounded up to 17 bits; for zeros the least normal number. Raises InputError where
-    a value is not finite, or above `LARGEST`.
+    It is the largest value over 127, cut to 17 bits; for zeros the least normal number. Raises InputError where a value
+    is not finite.
     """
     inputs = _inputs(name)
     largest = np.maximum(array.max(inputs, keepdims=True), -array.min(inputs, keepdims=True)).astype(np.float32)
-    if not (largest <= LARGEST).all():
-        raise InputError(f"{name} has values that are not finite, or above {LARGEST}; int8 has no scale for them")
-    low = np.uint32((1 << SPARE_BITS) - 1)
-    scale = ((np.ascontiguousarray(largest / np.float32(LEVELS)).view(np.uint32) + low) & ~low).view(np.float32)
-    return np.maximum(scale, np.finfo(np.float32).tiny)
+    if not np.isfinite(largest).all():
+        raise InputError(f"{name} has values that are not finite: int8 has no scale for them, and a model no use")
+    bits = np.ascontiguousarray(largest / np.float32(LEVELS)).view(np.uint32)
+    return np.maximum((bits & ~np.uint32((1 << SPARE_BITS) - 1)).view(np.float32), np.finfo(np.float32).tiny)
 
 
 def _stored_infos(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
