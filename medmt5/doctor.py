@@ -101,34 +101,44 @@ def report(findings: Sequence[Finding], as_json: bool = False) -> int:
     return int(not all(f.ok for f in findings))
 
 
+def _wanted(requirements: Sequence[Requirement], extra: str) -> list[Requirement]:
+    """Returns those of an extra, those without one included."""
+    return [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": extra})]
+
+
 def check_versions(versions: Mapping[str, str] | None = None) -> Finding:
-    """Holds what is installed against what medmt5 is tested with: the ranges of setup.py.
+    """Holds what is installed against what medmt5 is tested with: the ranges of setup.py. Those of an extra count where
+    all its packages are installed.
 
     `versions`: package -> version, in place of what is installed.
     """
+    versions = versions or {}
     try:
-        requirements = [Requirement(text) for text in metadata.requires("medmt5") or ()]
+        of_extras = [Requirement(text) for text in metadata.requires("medmt5") or ()]
         python = SpecifierSet(metadata.metadata("medmt5")["Requires-Python"] or "")
+        extras = metadata.metadata("medmt5").get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:
         return Finding("versions", "medmt5 is not installed", "pip install -e .")
     wrong, good, install = [], [], []
     if platform.python_version() not in python:
         wrong.append(f"Python {platform.python_version()}, tested with {python}")
         install.append("Python 3.12 in a new virtual environment")
+    requirements = _wanted(of_extras, "")
+    for extra in extras:
+        more = _wanted(of_extras, extra)
+        if all(r.name in versions or _installed(r.name) for r in more):
+            requirements += [r for r in more if r not in requirements]
     for r in requirements:
-        optional = r.marker is not None and not r.marker.evaluate({"extra": ""})
-        version = (versions or {}).get(r.name) or _installed(r.name)
-        if version is None and optional:
-            continue
+        version = versions.get(r.name) or _installed(r.name)
         if version is None or not r.specifier.contains(version, prereleases=True):
             wrong.append(f"{r.name} {version or 'is missing'}, tested with {r.specifier}")
             install.append(f"'{r.name}{r.specifier}'")
         elif r.name in ("jax", "flax", "optax", "orbax-checkpoint"):
             good.append(f"{r.name} {version}")
     # JAX's device plug-ins are built for one version of jaxlib.
-    jaxlib = (versions or {}).get("jaxlib") or _installed("jaxlib")
+    jaxlib = versions.get("jaxlib") or _installed("jaxlib")
     for name in ("jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plugin"):
-        version = (versions or {}).get(name) or _installed(name)
+        version = versions.get(name) or _installed(name)
         if version is not None and version.split(".")[:2] != str(jaxlib).split(".")[:2]:
             wrong.append(f"{name} {version} beside jaxlib {jaxlib}")
             install.append(f"'{name}=={jaxlib}'")

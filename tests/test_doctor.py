@@ -81,6 +81,16 @@ def test_versions_are_held_against_the_tested_ones(versions, found, remedy):
     assert finding.remedy == remedy
 
 
+def test_the_ranges_of_an_extra_count_where_it_is_installed(monkeypatch):
+    """setuptools is what the tests need to build a wheel; every virtual environment has some version of it."""
+    ranges = ["numpy>=1", "pytest>=8; extra == 'test'", "setuptools>=77; extra == 'test'"]
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ranges)
+    old = {"setuptools": "65.5.0"}
+    assert "setuptools 65.5.0, tested with >=77" in doctor.check_versions(old).found
+    monkeypatch.setattr(doctor, "_installed", {"numpy": "2.4"}.get)
+    assert doctor.check_versions(old).ok
+
+
 def device(platform, kind="kind"):
     return SimpleNamespace(platform=platform, device_kind=kind, process_index=0)
 
