@@ -20,9 +20,17 @@ from medmt5.model.attention import IMPLEMENTATIONS, Attention
 from medmt5.model.layers import PRODUCT, GatedMLP, Kernel, RelativePositionBias, RMSNorm, dropout, named
 from medmt5.model.lora import NO_LORA, LoRA
 
+
+def _is_fused_attention(primitive: Any, *_: Any, **__: Any) -> bool:
+    """cuDNN's kernel: its results are small beside what it costs to run it again."""
+    return primitive.name == "dot_product_attention_fwd_wrapper"
+
+
 REMAT_POLICIES = {
     "none": None,
-    "minimal": jax.checkpoint_policies.save_only_these_names(PRODUCT),
+    "minimal": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.save_only_these_names(PRODUCT), _is_fused_attention
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -115,7 +123,9 @@ class DecoderLayer(nn.Module):
 def _stack(layer: type[nn.Module], config: MT5Config, num_layers: int, in_axes: tuple) -> Any:
     """Returns `layer` scanned `num_layers` times, its parameters stacked on axis 0 under the logical axis `layers`."""
     if config.remat_policy != "none":
-        layer = nn.remat(layer, policy=REMAT_POLICIES[config.remat_policy], prevent_cse=False)
+        # Unrolled, XLA would see that the backward pass computes what is there already, and keep it.
+        policy, unrolled = REMAT_POLICIES[config.remat_policy], not config.scan_layers
+        layer = nn.remat(layer, policy=policy, prevent_cse=unrolled)
     return nn.scan(
         layer,
         variable_axes={"params": 0},

@@ -11,7 +11,8 @@ multiplied anew. So memory does not depend on the batch, and of the kernel's gra
 one copy, added to in place. All is done in the forward pass (custom VJP): the backward pass only scales.
 
 One chunk more costs reading and writing the kernel's gradient once more; a block not kept costs a product more. On a
-CPU memory is fast beside arithmetic: chunks are as short as keeping all blocks asks for. Accelerators take one chunk.
+CPU memory is fast beside arithmetic: chunks are as short as keeping all blocks asks for. Accelerators take one chunk
+and keep nothing.
 
 Under tensor parallelism each device walks over its own part of the vocabulary and sums meet at the end.
 """
@@ -26,8 +27,10 @@ import jax.numpy as jnp
 
 # Bytes a device: logits kept from the first walk to the second; the largest array of a block. With its neighbours (a
 # block of the kernel, its transpose, its gradient, the softmax) a loss stays below 256 MiB beside its results.
+# A CPU's blocks stay in its cache; an accelerator's must give all of it something to do, and leave nothing to keep.
 KEPT_BYTES = 224 * 2**20
 BLOCK_BYTES = 4 * 2**20
+ACCELERATOR_BLOCK_BYTES = 112 * 2**20
 
 
 class Loss(NamedTuple):
@@ -91,16 +94,18 @@ def vocabulary_loss(
     batch, length, embed = hidden.shape
     part = kernel.shape[1] // vocab_shards
     row_bytes = 4 * -(-batch // batch_shards)  # of one column's logits at one position, on one device
+    on_cpu = jax.default_backend() == "cpu"
     if num_chunks is None:
         fitting = max(1, KEPT_BYTES // (row_bytes * part))
-        num_chunks = -(-length // fitting) if jax.default_backend() == "cpu" else 1
+        num_chunks = -(-length // fitting) if on_cpu else 1
     chunk = -(-length // num_chunks)
     if block_size is None:
         # A multiple of 128 for the sake of vector units.
-        block_size = max(128, BLOCK_BYTES // max(row_bytes * chunk, 4 * embed) // 128 * 128)
+        block_bytes = BLOCK_BYTES if on_cpu else ACCELERATOR_BLOCK_BYTES
+        block_size = max(128, block_bytes // max(row_bytes * chunk, 4 * embed) // 128 * 128)
     block_size = min(block_size, part)
     if kept_blocks is None:
-        kept_blocks = KEPT_BYTES // (row_bytes * chunk * block_size)
+        kept_blocks = KEPT_BYTES // (row_bytes * chunk * block_size) if on_cpu else 0
     kept_blocks = min(kept_blocks, part // block_size)
     settings = _Settings(
         z_loss, label_smoothing, vocab_shards, num_chunks, block_size, kept_blocks, has_kernel_gradient

@@ -1,5 +1,7 @@
 """Every implementation of attention is held to the plain one, in values and in all gradients, the bias's too."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,8 @@ def inputs(kind, dtype=jnp.float32):
         "segments": np.array(jax.random.bernoulli(keys[4], 0.7, (BATCH, 1, QUERIES, KEYS))),
     }
     masks["segments"][0, 0, -1] = False
+    masks["packed"] = masks["segments"].copy()
+    masks["packed"][..., 0] = True  # a query that sees nothing has no weights in JAX's function
     return q, k, v, jnp.asarray(masks[kind]), bias
 
 
@@ -59,8 +63,9 @@ def test_the_fused_function_of_jax_is_called_so_that_it_equals_plain(monkeypatch
     monkeypatch.setattr(
         jax.nn, "dot_product_attention", lambda *args, **options: fused(*args, **(options | {"implementation": "xla"}))
     )
-    for kind in ("all", "padding", "causal"):
+    for kind, with_bias in itertools.product(("all", "padding", "causal", "packed"), (True, False)):
         q, k, v, mask, bias = inputs(kind)
+        bias = bias if with_bias else None
         (_, expected), expected_gradients = value_and_gradients("plain", q, k, v, mask, bias)
         (_, actual), gradients = value_and_gradients("cudnn", q, k, v, mask, bias)
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
@@ -74,7 +79,7 @@ def test_a_fused_attention_that_is_missing_or_wrong_is_not_chosen(monkeypatch, c
     assert "attention without cuDNN" in caplog.text
 
     def forgets_the_bias_gradient(q, k, v, mask, bias):
-        return attention._plain(q, k, v, mask, jax.lax.stop_gradient(bias))
+        return attention._plain(q, k, v, mask, None if bias is None else jax.lax.stop_gradient(bias))
 
     for wrong, right in ((forgets_the_bias_gradient, False), (attention._plain, True)):
         monkeypatch.setattr(attention, "_cudnn", wrong)
