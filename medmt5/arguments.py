@@ -135,8 +135,8 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     describe.add_argument(
         "--mfu",
         type=float,
-        default=0.4,
-        help="share of the peak that a step is assumed to reach; nobody has measured it (default: %(default)s)",
+        default=0.3,
+        help="share of the peak that a step is assumed to reach; one H100 reached %(default)s (default: %(default)s)",
     )
     describe.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -79,7 +79,11 @@ class Plan:
 
 
 def describe(
-    experiment: Experiment, *, num_devices: int | None = None, device_kind: str | None = None, mfu: float = 0.4
+    experiment: Experiment,
+    *,
+    num_devices: int | None = None,
+    device_kind: str | None = None,
+    mfu: float = device_peaks.USUAL_MFU,
 ) -> Plan:
     """Returns the plan of `experiment` on `num_devices` devices of a kind; None = those of this machine.
 
@@ -203,8 +207,8 @@ def _summary(plan: Plan) -> str:
         rate = plan.input_tokens_per_step / plan.seconds_per_step
         lines.append(
             f"time: {plan.seconds_per_step:.3g} s a step, {rate:,.0f} input tokens/s, {plan.hours:,.1f} h for "
-            f"{plan.train_steps:,} steps, if {plan.assumed_mfu:.0%} of the peak is reached: an assumption (--mfu), no "
-            "measurement"
+            f"{plan.train_steps:,} steps, if {plan.assumed_mfu:.0%} of the peak is reached (--mfu; "
+            "measured on one H100 alone)"
         )
     if plan.device_memory_bytes is not None:
         share = plan.memory.total / plan.device_memory_bytes

@@ -29,9 +29,8 @@ from medmt5.train import Experiment, check, data_facts, make_train_step, mesh_pe
 from medmt5.training import step as steps
 from medmt5.training import trainable
 from medmt5.training.data_facts import check_same_data
+from medmt5.training.device_peaks import USUAL_MFU
 from medmt5.training.goodput import duration
-
-USUAL_MFU = 0.4
 
 
 def make_plan(e: Experiment) -> str:

@@ -78,9 +78,9 @@ def cudnn_is_right() -> bool:
         except Exception as error:  # whatever XLA raises where cuDNN is missing or refuses
             logger.warning("attention without cuDNN: %s", str(error).strip().splitlines()[0][:200])
             return False
-    wrong = {name: error for name, error in errors.items() if not error < 0.05}
-    for name, error in wrong.items():
-        logger.warning("attention without cuDNN: wrong here with %s (relative error %.2g)", name, error)
+    wrong = {name: size for name, size in errors.items() if not size < 0.05}
+    for name, size in wrong.items():
+        logger.warning("attention without cuDNN: wrong here with %s (relative error %.2g)", name, size)
     return not wrong
 
 

@@ -62,6 +62,7 @@ MEMORY_GIB = (
     ("tpu v3", 16),  # a core
     ("tpu v2", 8),
 )
+USUAL_MFU = 0.3  # the share of the peak that a step reaches: mT5-large on an H100 0.31 (docs/numbers.md)
 _PRODUCT_SIZE = 2048
 _PRODUCTS = 5
 

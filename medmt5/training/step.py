@@ -154,16 +154,8 @@ def make_train_step(
         return TrainState(state.step + 1, trainable.join(own, frozen), opt_state, history), metrics
 
     data, everywhere = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
-    on_gpu = mesh.devices.flat[0].platform == "gpu"
     return partitioning.in_context(
-        jax.jit(
-            train_step,
-            in_shardings=(shardings, data),
-            out_shardings=(shardings, everywhere),
-            donate_argnums=0,
-            # Else XLA multiplies twice what a layer uses and the backward pass needs too: once for each place.
-            compiler_options={"xla_gpu_enable_dynamic_slice_fusion": False} if on_gpu else None,
-        ),
+        jax.jit(train_step, in_shardings=(shardings, data), out_shardings=(shardings, everywhere), donate_argnums=0),
         mesh,
     )
 
