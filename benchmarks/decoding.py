@@ -59,11 +59,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="sentences decoded at once (default: %(default)s)")
     parser.add_argument("--sentences", type=int, default=64)
     parser.add_argument("--words", type=int, help="make sentences of so many words, of those there are")
+    parser.add_argument("--inputs", type=int, help="tokens of a window, as trained (default: no sentence is cut)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeat", type=int, default=5, help="timed runs, after one other (default: %(default)s)")
     args = parser.parse_args()
     sentences = read_sentences(args.data_dir, args.sentences, args.words)
-    model = random_model(args.model, args.vocabulary, args.dtype, max(map(len, sentences)))
+    model = random_model(args.model, args.vocabulary, args.dtype, args.inputs or 8 * max(map(len, sentences)) + 512)
     run = free(model, sentences, args.batch) if args.mode == "free" else constrained(model, sentences, args)
     print(json.dumps(vars(args) | measure(run, args.repeat, sentences), default=str))
 
@@ -77,7 +78,7 @@ def read_sentences(folder: Path, count: int, words: int | None) -> list[list[str
     return [list(itertools.islice(stream, words)) for _ in range(count)]
 
 
-def random_model(shape: str, vocabulary: Path, dtype: str, longest_words: int) -> TrainedModel:
+def random_model(shape: str, vocabulary: Path, dtype: str, inputs: int) -> TrainedModel:
     tokenizer = Tokenizer(vocabulary, LABELS)
     embed, heads, layers, head_dim, mlp, rows = SHAPES[shape]
     rows = max(rows or 0, -(-tokenizer.size // 128) * 128)
@@ -85,7 +86,7 @@ def random_model(shape: str, vocabulary: Path, dtype: str, longest_words: int) -
     params = jax.jit(lambda: mt5.init_params(config, jax.random.key(0)))()
     params = jax.tree.map(lambda box: box.value, params, is_leaf=lambda x: hasattr(x, "names"))
     mesh = Partitioning(num_devices=1).make_mesh()
-    lengths = {"inputs": max(512, 8 * longest_words), "targets": 512}
+    lengths = {"inputs": inputs, "targets": 512}
     return TrainedModel(config, params, tokenizer, lengths, True, mesh, Path("random"), 0)
 
 
