@@ -201,7 +201,7 @@ class Run:
         while not condition():
             if process.poll() is not None:
                 raise RuntimeError(f"the run ended with exit code {process.returncode}:\n{process.stderr.read()}")
-            time.sleep(0.001)
+            time.sleep(0.003)
 
 
 def compare(one: Path, other: Path, steps: int) -> list[str]:

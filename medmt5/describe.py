@@ -18,7 +18,7 @@ from rich.table import Table
 from medmt5 import partitioning
 from medmt5.errors import InputError
 from medmt5.model import flops
-from medmt5.model.mt5 import init_params
+from medmt5.model.mt5 import param_shapes
 from medmt5.train import Experiment
 from medmt5.training import device_peaks, step_memory, trainable
 from medmt5.training import step as steps
@@ -223,8 +223,8 @@ def _summary(plan: Plan) -> str:
 
 
 def _parameters(e: Experiment, shapes: steps.TrainState, shardings: steps.TrainState) -> tuple[Parameter, ...]:
-    boxed = jax.eval_shape(lambda: init_params(e.model, jax.random.key(0)))
-    axes = jax.tree.leaves(nn.get_partition_spec(boxed), is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
+    specs = nn.get_partition_spec(param_shapes(e.model))
+    axes = jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
     leaves = jax.tree_util.tree_leaves_with_path(shapes.params)
     names = [_path(path) for path, _ in leaves]
     optimizer_bytes = _bytes_by_parameter(names, shapes.opt_state, shardings.opt_state)

@@ -19,7 +19,7 @@ from medmt5.checkpoints.manager import checkpoint_step, checkpoints_in, find_che
 from medmt5.checkpoints.object_store import fetch_model, finished_steps
 from medmt5.conversion.formats import detect_format
 from medmt5.errors import InputError
-from medmt5.model.mt5 import init_params
+from medmt5.model.mt5 import param_shapes
 from medmt5.progress import short_number
 from medmt5.tokenizer import Tokenizer
 from medmt5.tokens import loader
@@ -98,7 +98,7 @@ def _has_stores(e: Experiment) -> bool:
 
 def describe_model(e: Experiment) -> str:
     """Returns one line about the model: parameters in all and without the vocabulary."""
-    shapes = jax.eval_shape(lambda: nn.unbox(init_params(e.model, jax.random.key(0))))
+    shapes = nn.unbox(param_shapes(e.model))
     trees = shapes, trainable.split(shapes, e.trained)[0]
     total, trained = (sum(x.size for x in jax.tree.leaves(tree)) for tree in trees)
     vocabulary = 2 * e.model.vocab_size * e.model.emb_dim
@@ -174,8 +174,7 @@ def checkpoints_kept(e: Experiment, start_step: int) -> tuple[int, int]:
 def state_bytes(e: Experiment) -> int:
     """Returns the bytes of the state that a checkpoint holds, before it is compressed."""
     optimizer = trainable.keep_state_of(e.optimizer, e.trained)
-    state = jax.eval_shape(lambda: steps.init_state(e.model, optimizer, e.seed))
-    saved = steps.with_params(state.replace(params=nn.unbox(state.params)), e.saved)
+    saved = steps.with_params(steps.state_shapes(e.model, optimizer), e.saved)
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(saved))
 
 

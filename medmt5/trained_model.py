@@ -27,7 +27,7 @@ from medmt5.conversion.formats import WITH_MODEL_FILES, detect_format, open_sour
 from medmt5.conversion.initial import load_params, place
 from medmt5.conversion.parameters import by_name
 from medmt5.conversion.vocabulary_fit import fit_rows, has_label_tokens, make_tokenizer
-from medmt5.model.mt5 import MT5Config, init_params
+from medmt5.model.mt5 import MT5Config, param_shapes
 from medmt5.model_files import read_model_files
 from medmt5.partitioning import Partitioning
 from medmt5.tokenizer import Tokenizer
@@ -106,7 +106,7 @@ def _load_foreign(folder: Path, vocabulary: Path | None, rules: Partitioning, me
 
 def _parameters(config: MT5Config, rules: Partitioning, mesh: Mesh) -> tuple[Any, Any]:
     """Returns (shapes, shardings) of the parameters."""
-    boxed = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    boxed = param_shapes(config)
     shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda x: hasattr(x, "names"))
     return shapes, partitioning.parameter_shardings(boxed, mesh, rules)
 

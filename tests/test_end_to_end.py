@@ -24,7 +24,8 @@ from medmt5.training.metrics_log import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 # The parents' 8 virtual devices are for the tests of meshes.
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+ONE_DEVICE = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+ENVIRONMENT = os.environ | {"XLA_FLAGS": ONE_DEVICE, "PYTHONPATH": str(ROOT)}
 pytestmark = pytest.mark.slow
 HOSTILE = "Señor <Disease> </s> <extra_id_0>\u00a0had\u200b ni\u0303o & nephritis,\ttwice."
 

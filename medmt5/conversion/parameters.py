@@ -10,15 +10,14 @@ from flax import traverse_util
 
 from medmt5.conversion.weights import TensorInfo
 from medmt5.errors import InputError
-from medmt5.model.mt5 import MT5Config, init_params
+from medmt5.model.mt5 import MT5Config, param_shapes
 
 SHOWN = 12  # lines of a list of problems
 
 
 def parameter_shapes(config: MT5Config) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every parameter of a model, by name; nothing is allocated."""
-    boxed = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda x: hasattr(x, "names"))
+    shapes = jax.tree.map(lambda box: box.value, param_shapes(config), is_leaf=lambda x: hasattr(x, "names"))
     return {name: leaf.shape for name, leaf in by_name(shapes).items()}
 
 

@@ -10,6 +10,7 @@ never a checkpoint.
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 import jax
@@ -250,3 +251,9 @@ def init_params(config: MT5Config, rng: jax.Array) -> Any:
     tokens = jnp.ones((1, 2), jnp.int32)
     batch = {"encoder_input_tokens": tokens, "decoder_input_tokens": tokens}
     return MT5(config).init({"params": rng}, batch)["params"]
+
+
+@cache  # what plans, places and reads a model each need them, and a trace takes most of a second
+def param_shapes(config: MT5Config) -> Any:
+    """Returns the tree of `init_params`, boxes included, with ShapeDtypeStructs; nothing is allocated."""
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))

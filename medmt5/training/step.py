@@ -51,10 +51,13 @@ class Objective:
     loss_normalizing_factor: float | None = None
 
 
-def init_state(config: mt5.MT5Config, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """Returns a state with boxed parameters (axis names) at step 0, drawn from `seed`."""
-    boxed = mt5.init_params(config, jax.random.key(seed))
-    return TrainState(jnp.int32(0), boxed, optimizer.init(nn.unbox(boxed)), bad_steps.start())
+def state_shapes(config: mt5.MT5Config, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the whole state as ShapeDtypeStructs."""
+    return jax.eval_shape(lambda params: _start(params, optimizer), nn.unbox(mt5.param_shapes(config)))
+
+
+def _start(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    return TrainState(jnp.int32(0), params, optimizer.init(params), bad_steps.start())
 
 
 def state_shardings(
@@ -64,9 +67,8 @@ def state_shardings(
     rules: partitioning.Partitioning,
 ) -> tuple[TrainState, TrainState]:
     """Returns (ShapeDtypeStructs, NamedShardings) of the whole state, from shapes alone: nothing is allocated."""
-    boxed = jax.eval_shape(lambda: init_state(config, optimizer, 0))
-    shapes = boxed.replace(params=nn.unbox(boxed.params))
-    param_shardings = partitioning.parameter_shardings(boxed.params, mesh, rules)
+    shapes = state_shapes(config, optimizer)
+    param_shardings = partitioning.parameter_shardings(mt5.param_shapes(config), mesh, rules)
     specs = optimizers.state_specs(
         shapes.opt_state, jax.tree.map(lambda s: s.spec, param_shardings, is_leaf=_is_sharding), shapes.params
     )
@@ -84,8 +86,7 @@ def create_state(
     """Draws a fresh state directly into its shards; the same values on every mesh."""
 
     def create():
-        state = init_state(config, optimizer, seed)
-        return state.replace(params=nn.unbox(state.params))
+        return _start(nn.unbox(mt5.init_params(config, jax.random.key(seed))), optimizer)
 
     return jax.jit(create, out_shardings=shardings)()
 

@@ -117,7 +117,7 @@ def saved_bytes(
     trained: frozenset[str] | None = None,
 ) -> int:
     """Returns the bytes that the backward pass of the model keeps, parameters and batch not counted."""
-    params = jax.eval_shape(lambda: nn.unbox(mt5.init_params(config, jax.random.key(0))))
+    params = nn.unbox(mt5.param_shapes(config))
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype)
         for name, (shape, dtype) in batch_shapes(rows, inputs, targets, packed).items()

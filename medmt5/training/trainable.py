@@ -13,7 +13,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import optax
 from flax import traverse_util
 
@@ -28,7 +27,7 @@ def trained_parameters(config: mt5.MT5Config, rules: Rules | None) -> frozenset[
     """Returns `trained_names` of a model; `rules` None: all parameters, or the adapters alone where there are any."""
     if rules is None:
         rules = ADAPTERS_ALONE if config.lora.rank else ((".*", True),)
-    shapes = jax.eval_shape(lambda: mt5.init_params(config, jax.random.key(0)))
+    shapes = mt5.param_shapes(config)
     trained = trained_names(shapes, rules)
     frozen = sorted(adapter_names(shapes) - (adapter_names(shapes) if trained is None else trained))
     if frozen:

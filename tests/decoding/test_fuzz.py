@@ -221,6 +221,7 @@ def write_target(words, spans, tokenizer):
     return ids
 
 
+@pytest.mark.usefixtures("optimized")
 def test_without_label_tokens_too(sample_tokenizer, config):
     """Words with the tags of spans that are in order, apart and permitted: that is all the rules say."""
     tokenizer, rng = Tokenizer(sample_tokenizer.model_file, labels=()), random.Random(0)

@@ -36,7 +36,8 @@ def followed(tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(match["content"], encoding="utf-8")
     lines = "".join(match["content"] for match in COMMANDS.finditer(page)).replace("\\\n", " ").splitlines()
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("MEDMT5_") and k != "XLA_FLAGS"}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MEDMT5_")}
+    clean["XLA_FLAGS"] = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=folder, env=clean | {"PYTHONPATH": str(ROOT)}, input=json.dumps([shlex.split(line) for line in lines]),
