@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -88,7 +89,12 @@ CONFIG = mt5.MT5Config(
 )
 
 
-def compiled_and_predicted(policy, rules, batch_size, num_microbatches=1):
+@pytest.fixture(scope="module")
+def compiled_and_predicted(newer_generator):
+    return partial(compile_and_predict, newer_generator)
+
+
+def compile_and_predict(options, policy, rules, batch_size, num_microbatches=1):
     """Returns bytes a device by XLA's own account of the compiled step, and by `step_memory`."""
     model = dataclasses.replace(CONFIG, remat_policy=policy)
     optimizer, mesh = optimizers.adafactor(schedules.constant(0.001)), rules.make_mesh()
@@ -101,14 +107,13 @@ def compiled_and_predicted(policy, rules, batch_size, num_microbatches=1):
         model, optimizer, steps.Objective(), seed=0, mesh=mesh, shardings=shardings, num_microbatches=num_microbatches
     )
     batch = {n: jax.ShapeDtypeStruct(s, d) for n, (s, d) in batch_shapes(batch_size, 256, 64).items()}
-    # By the code generator that users have: conftest.py chooses an older one, whose programs take other memory.
-    m = step.lower(shapes, batch).compile({"xla_cpu_use_fusion_emitters": True}).memory_analysis()
+    m = step.lower(shapes, batch).compile(options).memory_analysis()
     used = m.argument_size_in_bytes + m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
     return used, predicted.total
 
 
 @pytest.fixture(scope="module")
-def one_device():
+def one_device(compiled_and_predicted):
     return {policy: compiled_and_predicted(policy, Partitioning(num_devices=1), 8) for policy in mt5.REMAT_POLICIES}
 
 
@@ -121,7 +126,7 @@ def test_memory_falls_with_the_remat_policy_as_it_was_predicted(one_device):
 
 
 @pytest.mark.slow
-def test_memory_on_a_mesh_and_with_microbatches_is_predicted(one_device):
+def test_memory_on_a_mesh_and_with_microbatches_is_predicted(one_device, compiled_and_predicted):
     mesh = Partitioning(num_model_partitions=2, shard_parameters_over_data=True)
     for arguments in [(mesh, 32), (Partitioning(num_devices=1), 32, 4)]:
         used, predicted = compiled_and_predicted("minimal", *arguments)

@@ -43,10 +43,9 @@ def one_device():
     return make()
 
 
-def compiled_as_for_users(made):
-    """The same by the newer code generator, see tests/conftest.py: the older one's bits follow what is fused."""
+def compiled(made, options):
     step, state, put = made
-    return step.lower(state, put(make_batch(0))).compile({"xla_cpu_use_fusion_emitters": True}), state, put
+    return step.lower(state, put(make_batch(0))).compile(options), state, put
 
 
 def run(made, weights):
@@ -91,10 +90,11 @@ def test_a_gradient_that_is_not_finite_is_enough(one_device):
     assert not counts
 
 
-def test_a_good_run_has_the_bits_of_one_that_cannot_skip(one_device, monkeypatch):
-    expected, _ = run(compiled_as_for_users(one_device), [1, 1, 1])
+def test_a_good_run_has_the_bits_of_one_that_cannot_skip(one_device, newer_generator, monkeypatch):
+    # By the older one bits follow what is fused.
+    expected, _ = run(compiled(one_device, newer_generator), [1, 1, 1])
     monkeypatch.setattr(bad_steps, "apply", lambda counts, update, old: update())
-    states, _ = run(compiled_as_for_users(make()), [1, 1, 1])
+    states, _ = run(compiled(make(), newer_generator), [1, 1, 1])
     assert_same_bits(states, expected)
 
 
