@@ -12,7 +12,7 @@ from pathlib import Path
 from medmt5.annotation.words import split_words
 from medmt5.sample.phrases import LANGUAGES, SPLITS, Phrases, Sentence
 
-SENTENCES = {"train": 1000, "dev": 60, "test": 100}
+SENTENCES = {"train": 1500, "dev": 60, "test": 100}
 LONG_DOCUMENT_SENTENCES = 72  # about 600 words
 DECOMPOSED_EVERY = 25
 

@@ -1,9 +1,9 @@
 """Sentences from the patterns and term lists of `medmt5/sample/xx.toml`, with the spans of what they mention.
 
 A pattern is a sentence with slots: `{disease}` and `{drug}` become mentions; `{kind}`, `{site}`, `{class}` and
-`{use}` tell of the first disease or drug of the sentence; the others are drawn from `[slots]` or are numbers. Terms
-are split into train, dev and test by concept, in all languages alike, so that a term spelt the same in two languages
-(`melanoma`) is never in train in one and in test in the other.
+`{use}` tell of the first disease or drug of the sentence; `{any}` is one of `ANY`; the others are drawn from `[slots]`
+or are numbers. Terms are split into train, dev and test by concept, in all languages alike, so that a term spelt the
+same in two languages (`melanoma`) is never in train in one and in test in the other.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ FOLDER = Path(__file__).parent
 LANGUAGES = ("en", "es", "fr", "it")
 SPLITS = ("train", "dev", "test")
 LABELS = {"disease": "Disease", "drug": "Drug"}
+ANY = (*LABELS, "symptom", "test", "procedure", "substance")
 # Of ten concepts in a row six are for training, one for development, three for the test: each family of terms has its
 # share.
 SPLIT_OF_TEN = ("train", "test", "train", "dev", "train", "test", "train", "train", "test", "train")
@@ -147,6 +148,8 @@ class Phrases:
             if i % 2 == 0:
                 text += piece
                 continue
+            if piece == "any":
+                piece = self.rng.choice(ANY)
             value = self._value(piece, first, used, "{disease}" in pattern)
             for ending, start, replacement in self._joints:
                 if re.search(rf"\b{ending}$", text, re.I) and start.match(value):

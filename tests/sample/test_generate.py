@@ -219,6 +219,20 @@ def test_a_term_joins_the_word_before_it_as_the_language_wants(lang, pattern, te
     assert label == "Disease"
 
 
+def test_any_slot_takes_every_kind_of_term_and_labels_diseases_and_drugs_alone():
+    drawn = phrases.Phrases("en", "train", random.Random(0))
+    sentences = [drawn.sentence("About {any}.") for _ in range(300)]
+    label = {t.text: phrases.LABELS[slot] for slot in phrases.LABELS for t in phrases.terms("en", slot)}
+    kinds = {text: slot for slot in phrases.ANY[2:] for text in phrases.tables("en")["slots"][slot]}
+    for sentence in sentences:
+        term = sentence.text.removeprefix("About ").removesuffix(".")
+        expected = ((6, 6 + len(term), label[term]),) if term in label else ()
+        assert sentence.spans == expected
+        assert (term in label) != (term in kinds)
+    assert {span[2] for s in sentences for span in s.spans} == {"Disease", "Drug"}
+    assert {kinds[s.text[6:-1]] for s in sentences if not s.spans} == set(phrases.ANY[2:])
+
+
 def test_a_term_within_a_longer_one_is_for_training(monkeypatch):
     names = ["a", "b c", "c", "d"]
     monkeypatch.setattr(phrases, "terms", lambda lang, slot: [phrases.Term(n, slot, "", "") for n in names])
