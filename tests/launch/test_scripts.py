@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -326,7 +327,9 @@ def local(tmp_path, *options, fails=0, code=0, waits=""):
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), "PORT": "9473"}
     command = ["launch/local.sh", *options, *RUN]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+    # Tests that run in the background ignore SIGINT, and a shell cannot trap what it was started to ignore.
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, preexec_fn=heeds, **pipes)
 
 
 @pytest.mark.parametrize(
