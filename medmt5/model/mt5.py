@@ -124,7 +124,8 @@ class DecoderLayer(nn.Module):
 def _stack(layer: type[nn.Module], config: MT5Config, num_layers: int, in_axes: tuple) -> Any:
     """Returns `layer` scanned `num_layers` times, its parameters stacked on axis 0 under the logical axis `layers`."""
     if config.remat_policy != "none":
-        # Unrolled, XLA would see that the backward pass computes what is there already, and keep it.
+        # Unrolled, XLA would see that the backward pass computes what is there already, and keep it: for mT5-large on a
+        # GPU 46 GB instead of 31.
         policy, unrolled = REMAT_POLICIES[config.remat_policy], not config.scan_layers
         layer = nn.remat(layer, policy=policy, prevent_cse=unrolled)
     return nn.scan(
