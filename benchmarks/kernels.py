@@ -3,7 +3,7 @@
     python benchmarks/step_time.py --recipe bench_large --profile profile
     python benchmarks/kernels.py profile --steps 3
 
-Reads what `--profile` of the other benchmarks and PROFILE_STEPS of `medmt5 train` write; needs no TensorBoard.
+Reads what that and PROFILE_STEPS of `medmt5 train` write; needs no TensorBoard. A CPU's profile has no kernels.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1, help="that were traced: times are those of one")
     parser.add_argument("--count", type=int, default=40, help="kernels a stream (default: %(default)s)")
     args = parser.parse_args()
-    files = sorted(args.folder.rglob("*.xplane.pb"))
+    files = sorted(args.folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     if not files:
         parser.error(f"no *.xplane.pb below {args.folder}")
-    for plane in ProfileData.from_file(str(files[-1])).planes:
-        if not plane.name.startswith("/device:"):
-            continue
+    planes = ProfileData.from_file(str(files[-1])).planes
+    devices = [plane for plane in planes if plane.name.startswith("/device:")]
+    if not devices:
+        parser.error(f"{files[-1]} has no device in it: was it written on a CPU?")
+    for plane in devices:
         for line in plane.lines:
             print_stream(f"{plane.name} {line.name}", list(line.events), args.steps, args.count)
 

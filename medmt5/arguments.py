@@ -135,8 +135,7 @@ def make_parser(commands: Mapping[str, Callable]) -> argparse.ArgumentParser:
     describe.add_argument(
         "--mfu",
         type=float,
-        default=0.3,
-        help="share of the peak that a step is assumed to reach; one H100 reached %(default)s (default: %(default)s)",
+        help="share of the peak that a step is assumed to reach (default: what mT5-large reached on an H100)",
     )
     describe.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -83,12 +83,14 @@ def describe(
     *,
     num_devices: int | None = None,
     device_kind: str | None = None,
-    mfu: float = device_peaks.USUAL_MFU,
+    mfu: float | None = None,
 ) -> Plan:
     """Returns the plan of `experiment` on `num_devices` devices of a kind; None = those of this machine.
 
-    `mfu`: the share of the peak that a step is assumed to reach.
+    `mfu`: the share of the peak that a step is assumed to reach; None = `device_peaks.USUAL_MFU`.
     """
+    if mfu is None:
+        mfu = device_peaks.USUAL_MFU
     if not 0 < mfu <= 1:
         raise InputError(f"--mfu is a share of the peak, above 0 and at most 1, not {mfu}")
     if num_devices is not None and num_devices < 1:

@@ -23,7 +23,9 @@ from medmt5.training.losses import vocabulary_loss
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(jax.default_backend() != "gpu", reason="JAX finds no GPU here"),
+    pytest.mark.skipif(
+        jax.default_backend() != "gpu", reason="JAX finds no GPU; where there is one: pip install 'jax[cuda13]'"
+    ),
 ]
 CONFIG = mt5.MT5Config(
     vocab_size=512, emb_dim=128, num_heads=4, num_encoder_layers=2, num_decoder_layers=2, head_dim=32, mlp_dim=256

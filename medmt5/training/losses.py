@@ -30,7 +30,7 @@ import jax.numpy as jnp
 # A CPU's blocks stay in its cache; an accelerator's must give all of it something to do, and leave nothing to keep.
 KEPT_BYTES = 224 * 2**20
 BLOCK_BYTES = 4 * 2**20
-ACCELERATOR_BLOCK_BYTES = 112 * 2**20
+ACCELERATOR_BLOCK_BYTES = 64 * 2**20
 
 
 class Loss(NamedTuple):

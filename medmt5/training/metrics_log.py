@@ -19,9 +19,11 @@ def _absent(*modules: str) -> Iterator[None]:
     """Makes importing `modules` fail, where they are not imported already."""
     hidden = [name for name in modules if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not to be found
-    yield
-    for name in hidden:
-        del sys.modules[name]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 # What tensorboardX can write, and write to, if it finds these. We write numbers to this disk, and each start of a run
